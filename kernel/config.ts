@@ -1,0 +1,428 @@
+// Configuration: one table with name, default, unit, range and a sentence. The environment is read here and
+// nowhere else; all faults are reported at once. docs/reference/config.md is generated from this table.
+
+import { type RoleName, roleNames } from './role.ts';
+
+type Row = {
+  env: string;
+  unit: string;
+  says: string;
+} & (
+  | { kind: 'integer'; default: number; min: number; max: number }
+  | { kind: 'text'; default: string; pattern?: RegExp; secret?: boolean }
+  | { kind: 'choice'; default: string; choices: readonly string[] }
+  | { kind: 'list'; default: readonly string[] }
+);
+
+const integer = (env: string, unit: string, fallback: number, min: number, max: number, says: string) =>
+  ({ kind: 'integer', env, unit, default: fallback, min, max, says }) as const;
+const text = (
+  env: string,
+  fallback: string,
+  says: string,
+  more: { pattern?: RegExp; secret?: boolean } = {},
+) => ({ kind: 'text', env, unit: 'text', default: fallback, says, ...more }) as const;
+const list = (env: string, fallback: readonly string[], says: string) =>
+  ({ kind: 'list', env, unit: 'comma-separated', default: fallback, says }) as const;
+
+export const configTable = {
+  // What runs
+  roles: list('ANTEROOM_ROLES', roleNames, 'Roles of this process; unset means all of them.'),
+  environment: {
+    kind: 'choice',
+    env: 'ANTEROOM_ENV',
+    unit: 'word',
+    default: 'development',
+    choices: ['development', 'production'],
+    says: 'In production the process refuses generated keys and the embedded stores unless they are asked for.',
+  },
+  logLevel: {
+    kind: 'choice',
+    env: 'ANTEROOM_LOG_LEVEL',
+    unit: 'word',
+    default: 'info',
+    choices: ['debug', 'info', 'warn', 'error'],
+    says: 'The lowest level that is written.',
+  },
+  dataFolder: text('ANTEROOM_DATA', './data', 'Folder of the embedded stores and generated keys.'),
+  demo: {
+    kind: 'choice',
+    env: 'ANTEROOM_DEMO',
+    unit: 'word',
+    default: 'auto',
+    choices: ['auto', 'on', 'off'],
+    says: 'Create the demo sale; auto means: when both stores are embedded.',
+  },
+  // Where it listens
+  host: text('ANTEROOM_HOST', '127.0.0.1', 'Address all listeners bind to.'),
+  publicPort: integer('ANTEROOM_PORT', 'port', 8080, 0, 65535, 'Gateway and broker.'),
+  adminPort: integer('ANTEROOM_ADMIN_PORT', 'port', 8081, 0, 65535, 'Operators and security staff.'),
+  bookingPort: integer(
+    'ANTEROOM_BOOKING_PORT',
+    'port',
+    8082,
+    0,
+    65535,
+    'booking-core; reached through the gateway only.',
+  ),
+  sandboxPort: integer(
+    'ANTEROOM_SANDBOX_PORT',
+    'port',
+    8083,
+    0,
+    65535,
+    'The sandbox payment provider, a server of its own.',
+  ),
+  metricsPort: integer('ANTEROOM_METRICS_PORT', 'port', 9090, 0, 65535, 'Metrics and health.'),
+  publicUrl: text(
+    'ANTEROOM_PUBLIC_URL',
+    '',
+    'The address fans use, e.g. https://tickets.example; decides cookie names and issuers. Empty: http://<host>:<port>.',
+  ),
+  bookingUrl: text(
+    'ANTEROOM_BOOKING_URL',
+    '',
+    'Where the gateway reaches booking-core. Empty: http://<host>:<booking port>.',
+  ),
+  gatewayUrl: text(
+    'ANTEROOM_GATEWAY_URL',
+    '',
+    'Where booking-core reaches the gateway to end a session. Empty: http://<host>:<port>.',
+  ),
+  adminUrl: text(
+    'ANTEROOM_ADMIN_URL',
+    '',
+    'Where operators reach the admin page. Empty: http://<host>:<admin port>.',
+  ),
+  defaultOrigin: text(
+    'ANTEROOM_DEFAULT_ORIGIN',
+    '',
+    'Where requests go that no room guards; empty answers 404.',
+  ),
+  trustedProxies: list(
+    'ANTEROOM_TRUSTED_PROXIES',
+    [],
+    'Addresses or prefixes whose X-Forwarded-For is believed, counted from the right.',
+  ),
+  allowedOrigins: list(
+    'ANTEROOM_ALLOWED_ORIGINS',
+    [],
+    'Foreign web origins that may open a WebSocket or read answers (CORS). Our own is always allowed.',
+  ),
+  // Stores
+  redisUrl: text(
+    'ANTEROOM_REDIS_URL',
+    '',
+    'redis:// or rediss:// address; empty starts a private redis-server child.',
+    { secret: true },
+  ),
+  databaseUrl: text(
+    'ANTEROOM_DATABASE_URL',
+    '',
+    'postgresql:// address; empty uses PGlite in the data folder.',
+    { secret: true },
+  ),
+  redisCommandTimeoutMs: integer(
+    'ANTEROOM_REDIS_TIMEOUT_MS',
+    'ms',
+    2000,
+    50,
+    60000,
+    'A command without an answer for this long has failed.',
+  ),
+  databasePoolMax: integer(
+    'ANTEROOM_DATABASE_POOL',
+    'connections',
+    8,
+    1,
+    200,
+    'PostgreSQL connections of one process.',
+  ),
+  databaseTimeoutMs: integer(
+    'ANTEROOM_DATABASE_TIMEOUT_MS',
+    'ms',
+    5000,
+    100,
+    60000,
+    'A statement without an answer for this long has failed.',
+  ),
+  // Keys and identity
+  keys: text(
+    'ANTEROOM_KEYS',
+    '',
+    'Master keys, `kid:base64url(32 bytes)` separated by commas, newest first; the same for all processes.',
+    { secret: true },
+  ),
+  jwksUrl: text('ANTEROOM_USER_JWKS_URL', '', 'Public keys of the user JWTs of your site.'),
+  jwksFile: text('ANTEROOM_USER_JWKS_FILE', '', 'The same, as a file.'),
+  jwtIssuer: text('ANTEROOM_USER_JWT_ISSUER', '', 'The `iss` a user JWT must carry.'),
+  jwtAudience: text('ANTEROOM_USER_JWT_AUDIENCE', '', 'The `aud` a user JWT must carry.'),
+  jwtCookie: text(
+    'ANTEROOM_USER_JWT_COOKIE',
+    '',
+    'Cookie that may carry the user JWT besides the Authorization header.',
+  ),
+  operatorToken: text(
+    'ANTEROOM_OPERATOR_TOKEN',
+    '',
+    'First operator token; empty generates one and prints it once, on the first start.',
+    { secret: true },
+  ),
+  visitorDays: integer(
+    'ANTEROOM_VISITOR_DAYS',
+    'days',
+    30,
+    1,
+    400,
+    'How long a visitor cookie lives after the last visit.',
+  ),
+  // The line
+  tickMs: integer('ANTEROOM_TICK_MS', 'ms', 200, 20, 5000, 'Between two looks of the dispatcher at a room.'),
+  snapshotMs: integer('ANTEROOM_SNAPSHOT_MS', 'ms', 1000, 100, 10000, 'Between two snapshots of a room.'),
+  promoteMax: integer('ANTEROOM_PROMOTE_MAX', 'places', 500, 1, 500, 'Most places promoted by one call.'),
+  examineMax: integer('ANTEROOM_EXAMINE_MAX', 'places', 500, 1, 500, 'Most places examined by one call.'),
+  reapMax: integer('ANTEROOM_REAP_MAX', 'places', 500, 1, 5000, 'Most places reaped by one call.'),
+  lineMax: integer(
+    'ANTEROOM_LINE_MAX',
+    'places',
+    10_000_000,
+    1,
+    50_000_000,
+    'Most places waiting in one room.',
+  ),
+  withheldMax: integer(
+    'ANTEROOM_WITHHELD_MAX',
+    'places',
+    100_000,
+    1,
+    5_000_000,
+    'Most withheld places in one room; the oldest go first.',
+  ),
+  entriesMax: integer(
+    'ANTEROOM_ENTRIES_MAX',
+    'records',
+    20_000,
+    100,
+    5_000_000,
+    'Length the entry stream is trimmed to.',
+  ),
+  decisionsMax: integer(
+    'ANTEROOM_DECISIONS_MAX',
+    'records',
+    10_000,
+    100,
+    1_000_000,
+    'Length the decision stream is trimmed to.',
+  ),
+  recoverySeconds: integer(
+    'ANTEROOM_RECOVERY_SECONDS',
+    's',
+    60,
+    1,
+    600,
+    'How long nobody is promoted after Redis lost its data.',
+  ),
+  // The edge
+  bodyBytesMax: integer(
+    'ANTEROOM_BODY_BYTES_MAX',
+    'bytes',
+    16_384,
+    256,
+    1_048_576,
+    'Largest body of our own routes.',
+  ),
+  proxyBodyBytesMax: integer(
+    'ANTEROOM_PROXY_BODY_BYTES_MAX',
+    'bytes',
+    1_048_576,
+    256,
+    67_108_864,
+    'Largest request body passed to an origin.',
+  ),
+  originTimeoutMs: integer(
+    'ANTEROOM_ORIGIN_TIMEOUT_MS',
+    'ms',
+    15_000,
+    100,
+    120_000,
+    'Longest wait for the headers of an origin.',
+  ),
+  originConnectionsMax: integer(
+    'ANTEROOM_ORIGIN_CONNECTIONS_MAX',
+    'connections',
+    128,
+    1,
+    4096,
+    'Connections to one origin.',
+  ),
+  addressPerSecond: integer(
+    'ANTEROOM_ADDRESS_PER_SECOND',
+    'requests/s',
+    50,
+    1,
+    1_000_000,
+    'Sustained rate of joins, claims and polls of one address; thousands may share one.',
+  ),
+  addressBurst: integer(
+    'ANTEROOM_ADDRESS_BURST',
+    'requests',
+    3000,
+    1,
+    1_000_000,
+    'How far one address may run ahead of that rate.',
+  ),
+  visitorPerSecond: integer(
+    'ANTEROOM_VISITOR_PER_SECOND',
+    'requests/s',
+    5,
+    1,
+    1_000_000,
+    'Sustained rate of joins, claims and polls of one visitor.',
+  ),
+  visitorBurst: integer(
+    'ANTEROOM_VISITOR_BURST',
+    'requests',
+    30,
+    1,
+    1_000_000,
+    'How far one visitor may run ahead of that rate.',
+  ),
+  streamsMax: integer(
+    'ANTEROOM_STREAMS_MAX',
+    'streams',
+    19_000,
+    1,
+    1_000_000,
+    'SSE and WebSocket streams of one process.',
+  ),
+  streamsPerVisitor: integer(
+    'ANTEROOM_STREAMS_PER_VISITOR',
+    'streams',
+    8,
+    1,
+    1000,
+    'Streams of one visitor in one process.',
+  ),
+  slowReaderMs: integer(
+    'ANTEROOM_SLOW_READER_MS',
+    'ms',
+    20_000,
+    1000,
+    60_000,
+    'A stream not writable for this long is closed.',
+  ),
+  stopMs: integer(
+    'ANTEROOM_STOP_MS',
+    'ms',
+    10_000,
+    100,
+    60_000,
+    'Longest wait for what is under way when stopping.',
+  ),
+  // Booking
+  holdSeconds: integer(
+    'ANTEROOM_HOLD_SECONDS',
+    's',
+    300,
+    5,
+    3600,
+    'How long seats are held for someone who has not ordered.',
+  ),
+  paySeconds: integer(
+    'ANTEROOM_PAY_SECONDS',
+    's',
+    120,
+    5,
+    3600,
+    'How long an order may be paying before it expires.',
+  ),
+  seatsPerVisitor: integer(
+    'ANTEROOM_SEATS_PER_VISITOR',
+    'seats',
+    6,
+    1,
+    100,
+    'Most seats one visitor may hold or buy for one event.',
+  ),
+  reconcileMs: integer(
+    'ANTEROOM_RECONCILE_MS',
+    'ms',
+    2000,
+    100,
+    60_000,
+    'Between two passes of expiry and reconciliation.',
+  ),
+  paymentTimeoutMs: integer(
+    'ANTEROOM_PAYMENT_TIMEOUT_MS',
+    'ms',
+    5000,
+    100,
+    60_000,
+    'Longest wait for the payment provider; then the payment is looked up.',
+  ),
+} as const satisfies Record<string, Row>;
+
+type ValueOf<R extends Row> = R extends { kind: 'integer' }
+  ? number
+  : R extends { kind: 'choice'; choices: readonly (infer C)[] }
+    ? C
+    : R extends { kind: 'list' }
+      ? readonly string[]
+      : string;
+type Read = { -readonly [K in keyof typeof configTable]: ValueOf<(typeof configTable)[K]> };
+export type Config = Readonly<Omit<Read, 'roles'>> & { readonly roles: readonly RoleName[] };
+
+export class ConfigFault extends Error {
+  readonly faults: readonly string[];
+  constructor(faults: readonly string[]) {
+    super(`Configuration has ${faults.length} fault(s):\n  ${faults.join('\n  ')}`);
+    this.name = 'ConfigFault';
+    this.faults = faults;
+  }
+}
+
+const readRow = (row: Row, given: string | undefined, faults: string[]): unknown => {
+  if (given === undefined || given === '') return row.default;
+  switch (row.kind) {
+    case 'integer': {
+      const value = /^-?\d{1,15}$/.test(given) ? Number(given) : Number.NaN;
+      if (!(value >= row.min && value <= row.max))
+        faults.push(`${row.env} must be a whole number from ${row.min} to ${row.max} (${row.unit})`);
+      return value;
+    }
+    case 'choice':
+      if (!row.choices.includes(given)) faults.push(`${row.env} must be one of ${row.choices.join(', ')}`);
+      return given;
+    case 'list':
+      return given
+        .split(',')
+        .map((part) => part.trim())
+        .filter((part) => part !== '');
+    default:
+      return given;
+  }
+};
+
+/** Reads the table from an environment. Throws ConfigFault with every fault at once; values are never quoted. */
+export const readConfig = (environment: Record<string, string | undefined>): Config => {
+  const faults: string[] = [];
+  const known = new Set<string>(Object.values(configTable).map((row) => row.env));
+  for (const name of Object.keys(environment))
+    if (name.startsWith('ANTEROOM_') && !known.has(name))
+      faults.push(`${name} is not a setting; see docs/reference/config.md`);
+  const read: Record<string, unknown> = {};
+  for (const [name, row] of Object.entries(configTable))
+    read[name] = readRow(row, environment[row.env], faults);
+  for (const role of read.roles as string[])
+    if (!roleNames.some((name) => name === role))
+      faults.push(`ANTEROOM_ROLES has an unknown role; the roles are ${roleNames.join(', ')}`);
+  if ((read.jwksUrl !== '' || read.jwksFile !== '') && (read.jwtIssuer === '' || read.jwtAudience === ''))
+    faults.push('ANTEROOM_USER_JWT_ISSUER and ANTEROOM_USER_JWT_AUDIENCE are needed with a JWKS');
+  if (read.environment === 'production') {
+    if (read.keys === '') faults.push('ANTEROOM_KEYS is needed in production; make some with `npm run keys`');
+    if (read.publicUrl === '') faults.push('ANTEROOM_PUBLIC_URL is needed in production');
+  }
+  if (faults.length > 0) throw new ConfigFault(faults);
+  // Each value was read by its own row above, so the record has the shape of the table.
+  return read as unknown as Config;
+};

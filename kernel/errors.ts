@@ -1,0 +1,139 @@
+// Every refusal a client can see, once: its status, whether trying again helps, and a public text that says what
+// to do next. Private detail goes to the log, never into the answer. docs/reference/errors.md is generated from
+// this table, and a test compares the two. Adding a code: one row here, one test that provokes it.
+
+export const errorTable = {
+  // What the caller sent
+  'bad-json': [400, 'The body is not valid JSON. Send one JSON object.'],
+  'bad-field': [400, 'A field is missing, unknown or out of its range. See `detail`.'],
+  'bad-path': [
+    400,
+    'The path is not in its plain form. Send it without dot segments, doubled slashes or encoded letters.',
+  ],
+  'bad-header': [400, 'A header is duplicated or malformed. Send each once.'],
+  'bad-id': [400, 'The identifier in the path has the wrong form.'],
+  'idempotency-key-missing': [
+    400,
+    'Send an `Idempotency-Key` header of 8 to 64 letters, digits, `-` or `_`.',
+  ],
+  'body-too-large': [413, 'The body is larger than this route takes.'],
+  'wrong-type': [415, 'Send the body as `application/json`.'],
+  'not-found': [404, 'There is nothing at this address.'],
+  'wrong-method': [405, 'This address does not take that method. See the `Allow` header.'],
+  // Who the caller is
+  'token-invalid': [401, 'The token is not valid here. Sign in again.'],
+  'token-missing': [401, 'Sign in first: send an `Authorization: Bearer` header.'],
+  'role-missing': [403, 'Your role does not allow this.'],
+  'not-yours': [403, 'This belongs to someone else.'],
+  'origin-refused': [403, 'Requests from that page are not accepted here.'],
+  // The line
+  'session-required': [429, 'A waiting room guards this address. Join at `join` and wait for your turn.'],
+  'room-unknown': [404, 'There is no such room.'],
+  'room-closed': [403, 'This sale is closed. No one can join any more.'],
+  'room-not-open': [403, 'This waiting room has not opened yet. Come back at `opensAt`.'],
+  'room-full': [503, 'The line has reached its limit. Try again in a few minutes.', 60],
+  'room-recovering': [503, 'The line is being restored. Keep this page open; your place is safe.', 2],
+  'place-missing': [404, 'You have no place in this line. Join first.'],
+  'place-finished': [410, 'This visit is over. Join again to get a new place.'],
+  'not-your-turn': [409, 'It is not your turn yet. Keep waiting; your place is safe.'],
+  'receipt-invalid': [400, 'This receipt is not valid for this room and sale.'],
+  'pass-used': [409, 'This pass has been used already.'],
+  blocked: [
+    403,
+    'We could not let this request in. If you are a person, use the link on this page to tell us.',
+  ],
+  challenge: [403, 'Please show that you are a person first.'],
+  'too-many-requests': [429, 'You are sending requests too quickly. Wait a moment, then try again.', 1],
+  'too-many-streams': [429, 'Too many streams are open for you. Close another tab first.', 10],
+  // What is behind
+  unavailable: [
+    503,
+    'The line cannot be reached for a moment. Your place is safe; this will be tried again.',
+    2,
+  ],
+  overloaded: [503, 'The server is full for a moment. Try again soon.', 2],
+  'origin-unreachable': [
+    502,
+    'The sale is not answering at the moment. Try again soon; your turn is kept.',
+    5,
+  ],
+  'origin-timeout': [504, 'The sale took too long to answer. Try again soon; your turn is kept.', 5],
+  internal: [500, 'Something went wrong on our side. Try again.'],
+  // Booking
+  'event-unknown': [404, 'There is no such event.'],
+  'seats-taken': [409, 'At least one of those seats has just been taken. Choose others.'],
+  'seats-none-together': [409, 'There are not that many seats left together. Try fewer, or another section.'],
+  'seat-limit': [409, 'That would be more seats than one person may hold.'],
+  'hold-missing': [404, 'There is no such hold. It may have run out; choose seats again.'],
+  'hold-expired': [409, 'The hold has run out. Choose seats again.'],
+  'order-missing': [404, 'There is no such order.'],
+  'order-state': [409, 'The order is not in a state that allows this.'],
+  'payment-declined': [
+    402,
+    'The payment was declined. Try another card; your seats are kept until the hold runs out.',
+  ],
+  'payment-unavailable': [
+    503,
+    'The payment service is not answering. You have not been charged twice; try again.',
+    3,
+  ],
+  'database-unavailable': [503, 'Orders cannot be taken for a moment. Nothing was charged; try again.', 3],
+  'idempotency-conflict': [422, 'This `Idempotency-Key` was used for a different request.'],
+  'idempotency-busy': [409, 'The first request with this key is still running. Try again.', 1],
+  rebuilding: [503, 'Seats are being counted again. Try again in a few seconds.', 3],
+  // Admin
+  'settings-invalid': [422, 'The settings were not applied. See `faults`.'],
+  'settings-conflict': [409, 'Someone changed the settings meanwhile. Reload and try again.'],
+  'decision-missing': [404, 'There is no such decision, or it has been trimmed.'],
+} as const satisfies Record<string, readonly [status: number, text: string, retryAfterSeconds?: number]>;
+
+export type ErrorCode = keyof typeof errorTable;
+
+/** The body of RFC 9457 problem details, with `code` as our extension member. */
+export type Problem = {
+  type: string;
+  title: string;
+  status: number;
+  code: ErrorCode;
+  detail?: string;
+  [extension: string]: unknown;
+};
+
+/**
+ * A request refused at the edge. Thrown inside a route; kernel/http.ts turns it into problem+json.
+ * `detail` is public: name the field and its range, never a value that came from somewhere else.
+ */
+export class Refusal extends Error {
+  readonly code: ErrorCode;
+  readonly detail: string | undefined;
+  readonly extra: Record<string, unknown>;
+
+  constructor(
+    code: ErrorCode,
+    options: { detail?: string; extra?: Record<string, unknown>; cause?: unknown } = {},
+  ) {
+    super(code, options.cause === undefined ? {} : { cause: options.cause });
+    this.name = 'Refusal';
+    this.code = code;
+    this.detail = options.detail;
+    this.extra = options.extra ?? {};
+  }
+}
+
+export const statusOf = (code: ErrorCode): number => errorTable[code][0];
+export const retryAfterSecondsOf = (code: ErrorCode): number | undefined => {
+  const row: readonly [number, string, number?] = errorTable[code];
+  return row[2];
+};
+
+export const problemOf = (
+  code: ErrorCode,
+  options: { detail?: string | undefined; extra?: Record<string, unknown> } = {},
+): Problem => ({
+  ...options.extra,
+  type: `urn:anteroom:error:${code}`,
+  title: errorTable[code][1],
+  status: errorTable[code][0],
+  code,
+  ...(options.detail === undefined ? {} : { detail: options.detail }),
+});

@@ -1,0 +1,237 @@
+// Everything we sign. Compact tokens are HMACs that a gateway checks in a microsecond; passes are JWTs that any
+// origin can check with a standard library. Each kind has a key of its own, derived from the master key, so a
+// token of one kind is never accepted as another. Several master keys may be known at once: the newest signs,
+// all verify, and rotating them loses nobody's place.
+//
+//   compact = kid "." base64url(JSON array of fields) "." base64url(first 16 bytes of HMAC-SHA-256)
+//
+// The MAC covers the kind, the kid and the payload. jose is imported here and nowhere else.
+
+import {
+  createHash,
+  createHmac,
+  createPrivateKey,
+  createPublicKey,
+  hkdfSync,
+  randomBytes,
+  timingSafeEqual,
+} from 'node:crypto';
+import { createLocalJWKSet, createRemoteJWKSet, exportJWK, type JWK, jwtVerify, SignJWT } from 'jose';
+
+export type TokenKind =
+  | 'visitor'
+  | 'receipt'
+  | 'receipt-withheld'
+  | 'claim'
+  | 'session'
+  | 'context'
+  | 'service'
+  | 'operator-csrf';
+
+type MasterKey = { kid: string; secret: Buffer };
+export type Field = string | number;
+
+const TOKEN_CHARS_MAX = 400;
+const MAC_BYTES = 16;
+
+/** Parses `kid:base64url,…`; answers undefined if any is malformed, shorter than 32 bytes or repeated. */
+export const parseKeys = (text: string): MasterKey[] | undefined => {
+  const keys: MasterKey[] = [];
+  for (const part of text.split(',')) {
+    const match = /^([a-z0-9]{1,8}):([A-Za-z0-9_-]{43,})$/.exec(part.trim());
+    if (match === null) return undefined;
+    const kid = match[1]!;
+    if (keys.some((key) => key.kid === kid)) return undefined;
+    keys.push({ kid, secret: Buffer.from(match[2]!, 'base64url') });
+  }
+  return keys;
+};
+
+/** A new master key in the form parseKeys takes. */
+export const generateKey = (kid: string = randomBytes(3).toString('hex')): string =>
+  `${kid}:${randomBytes(32).toString('base64url')}`;
+
+export type Tokens = {
+  sign(kind: TokenKind, fields: readonly Field[]): string;
+  /** The fields, if the token is whole, of this kind and signed with a known key; never throws. */
+  verify(kind: TokenKind, token: string): Field[] | undefined;
+  /** 32 secret bytes for a purpose (place salt, draw), from the oldest key, so that rotation does not move them. */
+  derive(purpose: string): Buffer;
+  signPass(claims: {
+    room: string;
+    sale: number;
+    placeId: string;
+    number: number;
+    sessionId: string;
+    lifeSeconds: number;
+    nowMs: number;
+  }): Promise<string>;
+  verifyPass(
+    token: string,
+    room: string,
+  ): Promise<{ sale: number; placeId: string; number: number; sessionId: string } | undefined>;
+  /** The public keys as a JWK set (RFC 7517). */
+  jwks(): Promise<{ keys: JWK[] }>;
+};
+
+const PASS_TYP = 'anteroom-pass+jwt';
+
+/**
+ * An Ed25519 key from 32 derived bytes. RFC 8410: the PKCS#8 wrapping of a seed is a fixed 16-byte prefix, so
+ * every process derives the same key pair from the same master key and none has to be stored or shared.
+ */
+const ed25519 = (seed: Buffer) =>
+  createPrivateKey({
+    key: Buffer.concat([Buffer.from('302e020100300506032b657004220420', 'hex'), seed]),
+    format: 'der',
+    type: 'pkcs8',
+  });
+
+/** `issuer` is the public address; it stands in `iss` of every pass. */
+export const createTokens = (options: { keys: readonly MasterKey[]; issuer: string }): Tokens => {
+  const { keys, issuer } = options;
+  const newest = keys[0];
+  const oldest = keys[keys.length - 1];
+  if (newest === undefined || oldest === undefined) throw new Error('createTokens needs at least one key');
+
+  const derived = new Map<string, Buffer>();
+  const keyFor = (key: MasterKey, purpose: string): Buffer => {
+    const name = `${key.kid}/${purpose}`;
+    let found = derived.get(name);
+    if (found === undefined) {
+      found = Buffer.from(hkdfSync('sha256', key.secret, 'anteroom', purpose, 32));
+      derived.set(name, found);
+    }
+    return found;
+  };
+  const mac = (key: MasterKey, kind: TokenKind, signed: string): Buffer =>
+    createHmac('sha256', keyFor(key, `token/${kind}`))
+      .update(`${kind}.${signed}`)
+      .digest()
+      .subarray(0, MAC_BYTES);
+  const passKeys = keys.map((key) => {
+    const privateKey = ed25519(keyFor(key, 'pass'));
+    return { kid: key.kid, privateKey, publicKey: createPublicKey(privateKey) };
+  });
+
+  return {
+    sign(kind, fields) {
+      const signed = `${newest.kid}.${Buffer.from(JSON.stringify(fields)).toString('base64url')}`;
+      return `${signed}.${mac(newest, kind, signed).toString('base64url')}`;
+    },
+    verify(kind, token) {
+      if (token.length > TOKEN_CHARS_MAX) return undefined;
+      const last = token.lastIndexOf('.');
+      const first = token.indexOf('.');
+      if (first <= 0 || last <= first) return undefined;
+      const key = keys.find((candidate) => candidate.kid === token.slice(0, first));
+      if (key === undefined) return undefined;
+      const given = Buffer.from(token.slice(last + 1), 'base64url');
+      const expected = mac(key, kind, token.slice(0, last));
+      if (given.length !== MAC_BYTES || !timingSafeEqual(given, expected)) return undefined;
+      try {
+        const fields: unknown = JSON.parse(
+          Buffer.from(token.slice(first + 1, last), 'base64url').toString('utf8'),
+        );
+        if (!Array.isArray(fields)) return undefined;
+        if (!fields.every((field) => typeof field === 'string' || typeof field === 'number'))
+          return undefined;
+        return fields;
+      } catch {
+        return undefined; // Signed by us but not JSON: cannot happen, and is no token either way.
+      }
+    },
+    derive: (purpose) => keyFor(oldest, purpose),
+    async signPass({ room, sale, placeId, number, sessionId, lifeSeconds, nowMs }) {
+      const at = Math.floor(nowMs / 1000);
+      return new SignJWT({ sale, number })
+        .setProtectedHeader({ alg: 'EdDSA', typ: PASS_TYP, kid: newest.kid })
+        .setIssuer(issuer)
+        .setAudience(room)
+        .setSubject(placeId)
+        .setJti(sessionId)
+        .setIssuedAt(at)
+        .setExpirationTime(at + lifeSeconds)
+        .sign(passKeys[0]!.privateKey);
+    },
+    async verifyPass(token, room) {
+      if (token.length > 2000) return undefined;
+      try {
+        const { payload } = await jwtVerify(
+          token,
+          ({ kid }) => {
+            const found = passKeys.find((key) => key.kid === kid);
+            if (found === undefined) throw new Error('unknown kid');
+            return found.publicKey;
+          },
+          {
+            algorithms: ['EdDSA'],
+            typ: PASS_TYP,
+            issuer,
+            audience: room,
+            requiredClaims: ['exp', 'iat', 'jti', 'sub'],
+            maxTokenAge: 300,
+          },
+        );
+        if (typeof payload.sale !== 'number' || typeof payload.number !== 'number') return undefined;
+        return { sale: payload.sale, number: payload.number, placeId: payload.sub!, sessionId: payload.jti! };
+      } catch {
+        return undefined; // Any fault of a stranger's token is the same answer: not valid.
+      }
+    },
+    async jwks() {
+      const set: JWK[] = [];
+      for (const { kid, publicKey } of passKeys)
+        set.push({ ...(await exportJWK(publicKey)), kid, alg: 'EdDSA', use: 'sig' });
+      return { keys: set };
+    },
+  };
+};
+
+export type UserTokens = {
+  /** The verified `sub`, hashed so that no personal id is stored; undefined when the token is not acceptable. */
+  verify(token: string): Promise<{ subject: string; expiresAtMs: number } | undefined>;
+};
+
+/**
+ * Verifies the customer's own user JWTs. Algorithms are pinned to public-key ones, `iss`, `aud` and `exp` are
+ * required. An unknown kid causes at most one fetch in 30 s.
+ */
+export const createUserTokens = (options: {
+  jwks: { url: string } | { keys: { keys: JWK[] } };
+  issuer: string;
+  audience: string;
+}): UserTokens => {
+  const source =
+    'url' in options.jwks
+      ? createRemoteJWKSet(new URL(options.jwks.url), {
+          timeoutDuration: 3000,
+          cooldownDuration: 30_000,
+          cacheMaxAge: 600_000,
+        })
+      : createLocalJWKSet(options.jwks.keys);
+  return {
+    async verify(token) {
+      if (token.length > 4000) return undefined;
+      try {
+        const { payload } = await jwtVerify(token, source, {
+          algorithms: ['ES256', 'EdDSA', 'RS256', 'PS256'],
+          issuer: options.issuer,
+          audience: options.audience,
+          requiredClaims: ['exp', 'sub'],
+          clockTolerance: 5,
+        });
+        const sub = payload.sub;
+        if (sub === undefined || sub === '' || sub.length > 256) return undefined;
+        const subject = createHash('sha256').update(`${options.issuer}\n${sub}`).digest('base64url');
+        return { subject, expiresAtMs: payload.exp! * 1000 };
+      } catch {
+        return undefined; // Forged, expired, foreign or its keys are out of reach: not a verified user.
+      }
+    },
+  };
+};
+
+/** Compares two secrets without saying by its duration where they differ. */
+export const sameSecret = (a: string, b: string): boolean =>
+  timingSafeEqual(createHash('sha256').update(a).digest(), createHash('sha256').update(b).digest());
