@@ -1,0 +1,76 @@
+// Types of anteroom.js, the browser's side of a waiting room. Times are milliseconds since 1970 by the server's
+// clock where a name ends in Ms and says when, durations otherwise.
+
+/** Where a place stands, and the conditions in which nothing can be said about it. */
+export type PlaceState =
+  | 'waiting'
+  | 'parked'
+  | 'withheld'
+  | 'promoted'
+  | 'active'
+  | 'notOpen'
+  | 'recovering'
+  | 'unavailable';
+
+export type Position = {
+  /** 1 is next. */
+  position: number;
+  ahead?: number;
+  waiting?: number;
+  /** Half of all are in before the first, nine in ten before the second. */
+  etaSeconds?: readonly [p50: number, p90: number];
+  perMinute?: number;
+  /** 0 to 1. */
+  progress?: number;
+  /** When to expect the next one. */
+  nextMs?: number;
+};
+
+export type StateMessage = {
+  state: PlaceState;
+  number?: number;
+  verdict?: 'challenge' | 'tarpit' | 'block';
+  opensAtMs?: number;
+  suspended?: boolean;
+  /** Why it changed; `missed` with `parked` means that a turn went by and an act of the visitor is needed. */
+  reason?: string;
+  reference?: string;
+};
+
+export type Promoted = { claimToken: string; deadlineMs: number; serverNowMs?: number };
+export type Notice = { id?: string; text: string; level?: 'info' | 'warn' | 'bad' };
+export type Ended = { reason: 'finished' | 'left' | 'missed' | 'closed' };
+
+export type ConnectionState = 'connecting' | 'live' | 'polling' | 'reconnecting' | 'offline';
+export type Transport = 'events' | 'socket' | 'poll';
+
+export type Entered = { outcome: 'entered'; session?: string; pass?: string; expiresAtMs?: number };
+export type Refused = { outcome: 'refused'; code?: string; detail?: string };
+
+export type AnteroomOptions = {
+  room: string;
+  /** Origin of the gateway, e.g. `https://tickets.example`; empty for the page's own. */
+  base?: string;
+  onPosition?: (position: Position) => void;
+  onState?: (state: StateMessage) => void;
+  /** May come again for the same turn, after a reconnect. */
+  onPromoted?: (promoted: Promoted) => void;
+  /** Once per notice id; an empty text takes the notice away. */
+  onNotice?: (notice: Notice) => void;
+  /** Nothing follows until `join` is called again. */
+  onEnded?: (ended: Ended) => void;
+  onConnection?: (state: ConnectionState, transport: Transport) => void;
+};
+
+export type Anteroom = {
+  /** Joins, or takes back the place that is held, then listens; repeats by itself until there is an answer. */
+  join(): Promise<void>;
+  /** Makes the session of this visit. Repeats until the deadline when no answer comes. */
+  claim(): Promise<Entered | Refused>;
+  /** Gives the place up for good. */
+  leave(): Promise<{ outcome: 'left' } | Refused>;
+  /** Stops listening; the place stays. */
+  close(): void;
+};
+
+export function createAnteroom(options: AnteroomOptions): Anteroom;

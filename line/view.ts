@@ -1,0 +1,95 @@
+// What a process knows of all rooms: the newest snapshot of each, read about once a second whatever the number
+// of visitors, and Redis's time. It keeps what it knew when Redis cannot be reached or has lost a room: that
+// memory is what recovery starts from, and what keeps a room closed instead of unguarded.
+
+import { parseRoomId, type RoomId } from '../kernel/ids.ts';
+import { roomKey, roomsKey } from '../kernel/keys.ts';
+import type { Log } from '../kernel/log.ts';
+import type { Redis } from '../kernel/redis.ts';
+import { parseSnapshot, type Snapshot } from './snapshot.ts';
+
+export type View = {
+  of(room: RoomId): Snapshot | undefined;
+  all(): ReadonlyMap<RoomId, Snapshot>;
+  /** The room that guards this host and path: the longest matching prefix. */
+  guarding(host: string, path: string): RoomId | undefined;
+  /** Redis's clock, from the last read and the time since. */
+  redisNowMs(): number;
+  /** Whether the last read succeeded. */
+  redisUp(): boolean;
+  refresh(): Promise<void>;
+  onRefresh(listen: () => void): void;
+  stop(): void;
+};
+
+export const createView = (options: { redis: Redis; log: Log; everyMs: number }): View => {
+  const { redis, log, everyMs } = options;
+  const snapshots = new Map<RoomId, Snapshot>();
+  const texts = new Map<RoomId, string>();
+  const listeners: (() => void)[] = [];
+  let routes: { host: string; prefix: string; room: RoomId }[] = [];
+  let offsetMs = 0;
+  let up = false;
+  let running: Promise<void> | undefined;
+
+  const rebuildRoutes = (): void => {
+    routes = [];
+    for (const [room, snapshot] of snapshots)
+      for (const route of snapshot.settings.routes) {
+        const slash = route.indexOf('/');
+        routes.push({ host: route.slice(0, slash), prefix: route.slice(slash).replace(/\/$/, ''), room });
+      }
+    routes.sort((a, b) => b.prefix.length - a.prefix.length || b.host.length - a.host.length);
+  };
+
+  const read = async (): Promise<void> => {
+    try {
+      const [names, time] = await Promise.all([redis.smembers(roomsKey), redis.time()]);
+      offsetMs = Number(time[0]) * 1000 + Math.floor(Number(time[1]) / 1000) - Date.now();
+      const rooms = new Set(names.map(parseRoomId).filter((room): room is RoomId => room !== undefined));
+      for (const room of snapshots.keys()) rooms.add(room);
+      const found = await Promise.all(
+        [...rooms].map(async (room) => [room, await redis.get(roomKey(room, 'snapshot'))] as const),
+      );
+      for (const [room, text] of found) {
+        if (text === null || text === texts.get(room)) continue;
+        const snapshot = parseSnapshot(text);
+        if (snapshot === undefined) log.warn('snapshot-unreadable', { room });
+        else {
+          texts.set(room, text);
+          snapshots.set(room, snapshot);
+        }
+      }
+      rebuildRoutes();
+      up = true;
+    } catch (error) {
+      if (up) log.warn('view-stale', { error: error instanceof Error ? error : String(error) });
+      up = false;
+    }
+    for (const listen of listeners) listen();
+  };
+  const refresh = (): Promise<void> => {
+    running ??= read().finally(() => {
+      running = undefined;
+    });
+    return running;
+  };
+  const timer = setInterval(() => void refresh(), everyMs);
+
+  return {
+    of: (room) => snapshots.get(room),
+    all: () => snapshots,
+    guarding(host, path) {
+      for (const route of routes) {
+        if (route.host !== '' && route.host !== host) continue;
+        if (path === route.prefix || path.startsWith(`${route.prefix}/`)) return route.room;
+      }
+      return undefined;
+    },
+    redisNowMs: () => Date.now() + offsetMs,
+    redisUp: () => up,
+    refresh,
+    onRefresh: (listen) => void listeners.push(listen),
+    stop: () => clearInterval(timer),
+  };
+};

@@ -1,0 +1,402 @@
+// The scripts of a room as typed functions. Each is one transition of the line; the file below lua/room/ has its
+// contract. Replies are read here and become unions of outcomes.
+
+import type { RoomId } from '../kernel/ids.ts';
+import { type RoomKeyName, roomKey } from '../kernel/keys.ts';
+import { type Reply, script } from './script.ts';
+
+const names = [
+  'room',
+  'line',
+  'parked',
+  'withheld',
+  'promoted',
+  'active',
+  'places',
+  'finished',
+  'here',
+  'entries',
+  'snapshot',
+  'decisions',
+] as const satisfies readonly RoomKeyName[];
+
+/** Every key of a room by its name; a script takes those it declares. */
+export const roomKeys = (room: RoomId): Record<RoomKeyName, string> => {
+  const keys: Partial<Record<RoomKeyName, string>> = {};
+  for (const name of names) keys[name] = roomKey(room, name);
+  // `names` has every RoomKeyName; the record is complete.
+  return keys as Record<RoomKeyName, string>;
+};
+
+export type PlaceState = 'waiting' | 'parked' | 'withheld' | 'promoted' | 'active';
+/** A place as a script reports it. `untilMs` is the claim deadline or session expiry, 0 where there is none. */
+export type HeldPlace = {
+  state: PlaceState;
+  number: number;
+  score: number;
+  untilMs: number;
+  epoch: number;
+  missed: boolean;
+};
+
+const count = (reply: Reply, index: number): number => Number(reply[index]);
+// The script contract (header and binding test) fixes which words stand at this position.
+const stateAt = (reply: Reply, index: number): PlaceState => String(reply[index]) as PlaceState;
+const heldOf = (reply: Reply): HeldPlace => ({
+  state: stateAt(reply, 1),
+  number: count(reply, 2),
+  score: count(reply, 3),
+  untilMs: count(reply, 4),
+  epoch: count(reply, 5),
+  missed: reply[6] === 1,
+});
+const idsAt = (reply: Reply, index: number): string[] =>
+  Array.isArray(reply[index]) ? reply[index].map(String) : [];
+
+type Unknown = { outcome: 'unknown' };
+type OtherSale = { outcome: 'otherSale'; sale: number };
+
+export type Joined =
+  | Unknown
+  | OtherSale
+  | ({ outcome: 'held' } & HeldPlace)
+  | { outcome: 'recovering'; untilMs: number }
+  | { outcome: 'closed' }
+  | { outcome: 'notOpen'; opensAtMs: number }
+  | { outcome: 'full' }
+  | ({ outcome: 'joined' } & HeldPlace);
+
+export const join = script({
+  name: 'room.join',
+  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'here'],
+  args: ['nowMs', 'sale', 'placeId', 'drawScore', 'verdict', 'lineMax', 'withheldMax'],
+  outcomes: ['unknown', 'otherSale', 'held', 'recovering', 'closed', 'notOpen', 'full', 'joined'],
+  read: (reply): Joined => {
+    switch (reply[0]) {
+      case 'otherSale':
+        return { outcome: 'otherSale', sale: count(reply, 1) };
+      case 'held':
+        return { outcome: 'held', ...heldOf(reply) };
+      case 'recovering':
+        return { outcome: 'recovering', untilMs: count(reply, 1) };
+      case 'notOpen':
+        return { outcome: 'notOpen', opensAtMs: count(reply, 1) };
+      case 'joined':
+        return {
+          outcome: 'joined',
+          state: stateAt(reply, 1),
+          number: count(reply, 2),
+          score: count(reply, 3),
+          untilMs: 0,
+          epoch: count(reply, 4),
+          missed: false,
+        };
+      case 'closed':
+      case 'full':
+        return { outcome: reply[0] };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
+});
+
+export type Looked =
+  | Unknown
+  | ({ outcome: 'held' } & HeldPlace)
+  | { outcome: 'finished'; number: number }
+  | { outcome: 'none'; epoch: number };
+
+export const look = script({
+  name: 'room.look',
+  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'finished'],
+  args: ['placeId'],
+  outcomes: ['unknown', 'held', 'finished', 'none'],
+  read: (reply): Looked => {
+    switch (reply[0]) {
+      case 'held':
+        return { outcome: 'held', ...heldOf(reply) };
+      case 'finished':
+        return { outcome: 'finished', number: count(reply, 1) };
+      case 'none':
+        return { outcome: 'none', epoch: count(reply, 1) };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
+});
+
+export const here = script({
+  name: 'room.here',
+  keys: ['room', 'line', 'parked', 'places', 'here'],
+  args: ['nowMs', '...placeIds'],
+  outcomes: ['unknown', 'noted'],
+  read: (reply): Unknown | { outcome: 'noted'; noted: number; returned: string[] } =>
+    reply[0] === 'noted'
+      ? { outcome: 'noted', noted: count(reply, 1), returned: idsAt(reply, 2) }
+      : { outcome: 'unknown' },
+});
+
+export type Promoted =
+  | Unknown
+  | { outcome: 'gated'; reason: string }
+  | { outcome: 'idle' }
+  | { outcome: 'spent'; free: number }
+  | { outcome: 'promoted'; promoted: number; parked: number; more: boolean; placeIds: string[] };
+
+export const promote = script({
+  name: 'room.promote',
+  keys: ['room', 'line', 'parked', 'promoted', 'active', 'places', 'here', 'entries'],
+  args: ['nowMs', 'promoteMax', 'examineMax'],
+  outcomes: ['unknown', 'gated', 'idle', 'spent', 'promoted'],
+  read: (reply): Promoted => {
+    switch (reply[0]) {
+      case 'gated':
+        return { outcome: 'gated', reason: String(reply[1]) };
+      case 'idle':
+        return { outcome: 'idle' };
+      case 'spent':
+        return { outcome: 'spent', free: count(reply, 1) };
+      case 'promoted':
+        return {
+          outcome: 'promoted',
+          promoted: count(reply, 1),
+          parked: count(reply, 2),
+          more: reply[3] === 1,
+          placeIds: idsAt(reply, 4),
+        };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
+});
+
+/** A session: its visit is the caller's. All times are Redis's, in ms. */
+export type SessionTimes = { number: number; expiresAtMs: number; startedAtMs: number; epoch: number };
+export type Claimed =
+  | Unknown
+  | { outcome: 'finished' }
+  | ({ outcome: 'active' } & SessionTimes)
+  | { outcome: 'notPromoted' }
+  | ({ outcome: 'claimed' } & SessionTimes);
+
+export const claim = script({
+  name: 'room.claim',
+  keys: ['room', 'promoted', 'active', 'places', 'finished'],
+  args: ['nowMs', 'placeId', 'number'],
+  outcomes: ['unknown', 'finished', 'active', 'notPromoted', 'claimed'],
+  read: (reply): Claimed => {
+    switch (reply[0]) {
+      case 'active':
+      case 'claimed':
+        return {
+          outcome: reply[0],
+          number: count(reply, 1),
+          expiresAtMs: count(reply, 2),
+          startedAtMs: count(reply, 3),
+          epoch: count(reply, 4),
+        };
+      case 'finished':
+      case 'notPromoted':
+        return { outcome: reply[0] };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
+});
+
+export type Renewed =
+  | Unknown
+  | { outcome: 'ended' }
+  | { outcome: 'fixed' | 'renewed'; expiresAtMs: number; startedAtMs: number };
+
+export const renew = script({
+  name: 'room.renew',
+  keys: ['room', 'active', 'places'],
+  args: ['nowMs', 'placeId', 'number'],
+  outcomes: ['unknown', 'ended', 'fixed', 'renewed'],
+  read: (reply): Renewed => {
+    switch (reply[0]) {
+      case 'fixed':
+      case 'renewed':
+        return { outcome: reply[0], expiresAtMs: count(reply, 1), startedAtMs: count(reply, 2) };
+      case 'ended':
+        return { outcome: 'ended' };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
+});
+
+export const end = script({
+  name: 'room.end',
+  keys: ['room', 'active', 'places', 'finished', 'entries'],
+  args: ['nowMs', 'placeId', 'number', 'reason'],
+  outcomes: ['unknown', 'notActive', 'ended'],
+  read: (reply): { outcome: 'unknown' | 'notActive' | 'ended' } => {
+    const word = reply[0];
+    return { outcome: word === 'ended' || word === 'notActive' ? word : 'unknown' };
+  },
+});
+
+export const leave = script({
+  name: 'room.leave',
+  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'finished', 'here', 'entries'],
+  args: ['nowMs', 'placeId'],
+  outcomes: ['unknown', 'none', 'left'],
+  read: (reply): Unknown | { outcome: 'none' } | { outcome: 'left'; state: PlaceState; number: number } =>
+    reply[0] === 'left'
+      ? { outcome: 'left', state: stateAt(reply, 1), number: count(reply, 2) }
+      : { outcome: reply[0] === 'none' ? 'none' : 'unknown' },
+});
+
+export const reap = script({
+  name: 'room.reap',
+  keys: ['room', 'parked', 'promoted', 'active', 'places', 'finished', 'here', 'entries'],
+  args: ['nowMs', 'reapMax', 'entriesMax'],
+  outcomes: ['unknown', 'reaped'],
+  read: (
+    reply,
+  ): Unknown | { outcome: 'reaped'; missed: number; finished: number; expired: number; more: boolean } =>
+    reply[0] === 'reaped'
+      ? {
+          outcome: 'reaped',
+          missed: count(reply, 1),
+          finished: count(reply, 2),
+          expired: count(reply, 3),
+          more: reply[4] === 1,
+        }
+      : { outcome: 'unknown' },
+});
+
+export const release = script({
+  name: 'room.release',
+  keys: ['room', 'line', 'withheld', 'here', 'entries'],
+  args: ['nowMs', 'placeId'],
+  outcomes: ['unknown', 'notWithheld', 'released'],
+  read: (reply): Unknown | { outcome: 'notWithheld' } | { outcome: 'released'; score: number } =>
+    reply[0] === 'released'
+      ? { outcome: 'released', score: count(reply, 1) }
+      : { outcome: reply[0] === 'notWithheld' ? 'notWithheld' : 'unknown' },
+});
+
+export type Restored =
+  | Unknown
+  | OtherSale
+  | { outcome: 'finished' | 'held' | 'passed' }
+  | ({ outcome: 'restored' } & HeldPlace);
+
+export const restore = script({
+  name: 'room.restore',
+  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'finished', 'here'],
+  args: ['nowMs', 'sale', 'placeId', 'number', 'score', 'withheld'],
+  outcomes: ['unknown', 'otherSale', 'finished', 'held', 'passed', 'restored'],
+  read: (reply): Restored => {
+    switch (reply[0]) {
+      case 'otherSale':
+        return { outcome: 'otherSale', sale: count(reply, 1) };
+      case 'finished':
+      case 'held':
+      case 'passed':
+        return { outcome: reply[0] };
+      case 'restored':
+        return {
+          outcome: 'restored',
+          state: stateAt(reply, 1),
+          number: count(reply, 2),
+          score: count(reply, 3),
+          untilMs: 0,
+          epoch: count(reply, 4),
+          missed: false,
+        };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
+});
+
+export type Adopted =
+  | Unknown
+  | OtherSale
+  | { outcome: 'active'; expiresAtMs: number }
+  | { outcome: 'finished' | 'ended' }
+  | { outcome: 'adopted'; expiresAtMs: number; overCap: boolean };
+
+export const adopt = script({
+  name: 'room.adopt',
+  keys: ['room', 'line', 'parked', 'active', 'places', 'finished', 'promoted'],
+  args: ['nowMs', 'sale', 'placeId', 'number', 'expiresAtMs', 'startedAtMs', 'sessionEpoch'],
+  outcomes: ['unknown', 'otherSale', 'active', 'finished', 'ended', 'adopted'],
+  read: (reply): Adopted => {
+    switch (reply[0]) {
+      case 'otherSale':
+        return { outcome: 'otherSale', sale: count(reply, 1) };
+      case 'active':
+        return { outcome: 'active', expiresAtMs: count(reply, 1) };
+      case 'finished':
+      case 'ended':
+        return { outcome: reply[0] };
+      case 'adopted':
+        return { outcome: 'adopted', expiresAtMs: count(reply, 1), overCap: reply[2] === 1 };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
+});
+
+export const recover = script({
+  name: 'room.recover',
+  keys: ['room', 'entries'],
+  args: ['nowMs', 'version', 'settings', 'head', 'nextNumber', 'recoverySeconds', 'remembered'],
+  outcomes: ['known', 'recovered'],
+  read: (reply): { outcome: 'known' | 'recovered'; epoch: number; untilMs: number } => ({
+    outcome: reply[0] === 'recovered' ? 'recovered' : 'known',
+    epoch: count(reply, 1),
+    untilMs: reply[0] === 'recovered' ? count(reply, 2) : 0,
+  }),
+});
+
+export type Configured =
+  | Unknown
+  | { outcome: 'stale'; version: number }
+  | { outcome: 'created'; epoch: number }
+  | { outcome: 'configured' };
+
+export const configure = script({
+  name: 'room.configure',
+  keys: ['room', 'entries'],
+  args: ['nowMs', 'version', 'settings', 'create'],
+  outcomes: ['unknown', 'stale', 'created', 'configured'],
+  read: (reply): Configured => {
+    switch (reply[0]) {
+      case 'stale':
+        return { outcome: 'stale', version: count(reply, 1) };
+      case 'created':
+        return { outcome: 'created', epoch: count(reply, 1) };
+      case 'configured':
+        return { outcome: 'configured' };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
+});
+
+export const notice = script({
+  name: 'room.notice',
+  keys: ['room', 'entries'],
+  args: ['nowMs', 'noticeId', 'text', 'level'],
+  outcomes: ['unknown', 'noticed'],
+  read: (reply): { outcome: 'unknown' | 'noticed' } => ({
+    outcome: reply[0] === 'noticed' ? 'noticed' : 'unknown',
+  }),
+});
+
+export const snapshot = script({
+  name: 'room.snapshot',
+  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'snapshot'],
+  args: ['nowMs', 'freshMs', 'firstMax', 'anchorsMax'],
+  outcomes: ['unknown', 'fresh', 'snapshot'],
+  read: (reply): Unknown | { outcome: 'fresh' } | { outcome: 'snapshot'; json: string } =>
+    reply[0] === 'snapshot'
+      ? { outcome: 'snapshot', json: String(reply[1]) }
+      : { outcome: reply[0] === 'fresh' ? 'fresh' : 'unknown' },
+});

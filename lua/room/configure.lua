@@ -1,0 +1,30 @@
+-- room.configure: puts settings into effect, or makes the room. An older version never overwrites a newer one.
+-- Tokens earned so far are counted at the old rate, then clamped to the new burst.
+-- KEYS: room entries
+-- ARGV: nowMs(ms, '' = Redis TIME) version settings(JSON) create(0 or 1)
+-- Returns: unknown | stale <version> | created <epoch> | configured
+-- Cost: O(1)
+local roomKey, entriesKey = KEYS[1], KEYS[2]
+local nowArg, version, settingsJson, create = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+
+local f = redis.call('HMGET', roomKey, 'version', 'tokens', 'tokensAt', 'newUsersPerMinute')
+if not f[1] and create ~= '1' then return { 'unknown' } end
+if f[1] and tonumber(f[1]) >= version then return { 'stale', tonumber(f[1]) } end
+local time = redis.call('TIME')
+local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
+
+local settings = cjson.decode(settingsJson)
+local fields = {}
+for name, value in pairs(settings) do
+  if type(value) == 'boolean' then value = value and 1 or 0 end
+  if type(value) ~= 'table' then fields[#fields + 1], fields[#fields + 2] = name, value end
+end
+redis.call('HSET', roomKey, unpack(fields))
+local burst = settings.burst > 0 and settings.burst or math.max(1, math.ceil(settings.newUsersPerMinute / 60))
+local tokens = burst * 60000
+if f[1] then tokens = math.min(tokens, tonumber(f[2]) + math.max(0, now - tonumber(f[3])) * tonumber(f[4])) end
+redis.call('HSET', roomKey, 'version', version, 'settings', settingsJson, 'effectiveBurst', burst, 'tokens', tokens, 'tokensAt', now)
+redis.call('XADD', entriesKey, '*', 'kind', 'settings', 'atMs', now, 'version', version)
+if f[1] then return { 'configured' } end
+redis.call('HSET', roomKey, 'epoch', now, 'head', -1099511627777, 'nextNumber', 0, 'recoveringUntil', 0)
+return { 'created', now }

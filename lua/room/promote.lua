@@ -1,0 +1,62 @@
+-- room.promote: lets in as many from the head of the line as rate, cap and gate allow at this instant, and writes
+-- one record in the entry stream. Whoever has not been heard from within the grace is parked instead, when
+-- presence is known at all. The rate is a token bucket in units of 1/60000 user, so that a millisecond adds
+-- exactly newUsersPerMinute units and no fraction is ever lost.
+-- KEYS: room line parked promoted active places here entries
+-- ARGV: nowMs(ms, '' = Redis TIME) promoteMax(places) examineMax(places)
+-- Returns: unknown | gated <reason> | idle | spent <free> | promoted <promoted> <parked> <more> <promoted placeIds>
+-- Cost: O(e log n) for e <= min(examineMax, 500) examined places
+local roomKey, lineKey, parkedKey, promotedKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local activeKey, placesKey, hereKey, entriesKey = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local nowArg, promoteMax, examineMax = ARGV[1], tonumber(ARGV[2]), math.min(tonumber(ARGV[3]), 500)
+
+local f = redis.call('HMGET', roomKey, 'suspended', 'opensAt', 'closesAt', 'recoveringUntil', 'newUsersPerMinute',
+  'effectiveBurst', 'totalActiveUsers', 'tokens', 'tokensAt', 'claimSeconds', 'graceSeconds', 'hereAt', 'head', 'queueAll')
+if not f[1] then return { 'unknown' } end
+local time = redis.call('TIME')
+local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
+local closesAt = tonumber(f[3])
+if f[1] == '1' then return { 'gated', 'suspended' } end
+if f[14] == '1' then return { 'gated', 'queueAll' } end
+if now < tonumber(f[4]) then return { 'gated', 'recovering' } end
+if now < tonumber(f[2]) then return { 'gated', 'notOpen' } end
+if closesAt > 0 and now >= closesAt then return { 'gated', 'closed' } end
+local limit = tonumber(f[6]) * 60000
+local tokens = math.min(limit, tonumber(f[8]) + math.max(0, now - tonumber(f[9])) * tonumber(f[5]))
+local head = redis.call('ZRANGE', lineKey, 0, examineMax - 1, 'WITHSCORES')
+if #head == 0 then return { 'idle' } end
+local free = tonumber(f[7]) - redis.call('ZCARD', activeKey) - redis.call('ZCARD', promotedKey)
+local budget = math.min(math.floor(tokens / 60000), free, promoteMax)
+if budget <= 0 then return { 'spent', free } end
+
+local grace = tonumber(f[11]) * 1000
+local presenceKnown = f[12] and now - tonumber(f[12]) <= grace
+local deadline, lastScore = now + tonumber(f[10]) * 1000, tonumber(f[13])
+local gone, entered, visits, ids, parked, parkedIds = {}, {}, {}, {}, {}, {}
+for i = 1, #head, 2 do
+  if #ids >= budget then break end
+  local placeId, score = head[i], tonumber(head[i + 1])
+  local heard = presenceKnown and tonumber(redis.call('ZSCORE', hereKey, placeId) or 0)
+  gone[#gone + 1] = placeId
+  lastScore = math.max(lastScore, score)
+  if heard and now - heard > grace then
+    parked[#parked + 1], parked[#parked + 2], parkedIds[#parkedIds + 1] = head[i + 1], placeId, placeId
+  else
+    local entry = redis.call('HGET', placesKey, placeId) or string.format('%d %d 0 0', score, score)
+    local number = string.match(entry, '^%d+')
+    redis.call('HSET', placesKey, placeId, entry)
+    entered[#entered + 1], entered[#entered + 2] = deadline, placeId
+    visits[#visits + 1], ids[#ids + 1] = placeId .. ' ' .. number, placeId
+  end
+end
+redis.call('ZREM', lineKey, unpack(gone))
+redis.call('ZREM', hereKey, unpack(gone))
+if #parked > 0 then redis.call('ZADD', parkedKey, unpack(parked)) end
+if #ids > 0 then redis.call('ZADD', promotedKey, unpack(entered)) end
+redis.call('HSET', roomKey, 'tokens', tokens - #ids * 60000, 'tokensAt', now, 'head', lastScore)
+redis.call('HINCRBY', roomKey, 'promotedTotal', #ids)
+redis.call('HINCRBY', roomKey, 'passedTotal', #gone)
+redis.call('XADD', entriesKey, '*', 'kind', 'promoted', 'atMs', now, 'deadlineMs', deadline,
+  'visits', table.concat(visits, ','), 'parked', table.concat(parkedIds, ','))
+local more = #ids < budget and redis.call('EXISTS', lineKey) or 0
+return { 'promoted', #ids, #parkedIds, more, ids }

@@ -1,0 +1,52 @@
+-- room.reap: ends what has run out. A promotion past its deadline is a miss and gives its token back: the first
+-- time the place is parked and flagged, the second time it is finished. A session past its expiry is finished.
+-- Also forgets old presence and trims the stream.
+-- KEYS: room parked promoted active places finished here entries
+-- ARGV: nowMs(ms, '' = Redis TIME) reapMax(places) entriesMax(records)
+-- Returns: unknown | reaped <missed> <finished> <expired> <more>
+-- Cost: O(r log n) for r <= 3 * reapMax
+local roomKey, parkedKey, promotedKey, activeKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local placesKey, finishedKey, hereKey, entriesKey = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local nowArg, reapMax, entriesMax = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local f = redis.call('HMGET', roomKey, 'tokens', 'effectiveBurst', 'graceSeconds')
+if not f[1] then return { 'unknown' } end
+local time = redis.call('TIME')
+local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
+local function due(key, before) return redis.call('ZRANGE', key, '-inf', '(' .. string.format('%d', before), 'BYSCORE', 'LIMIT', 0, reapMax) end
+local late, expired = due(promotedKey, now), due(activeKey, now)
+local stale = due(hereKey, now - 10000 * tonumber(f[3]))
+
+local missed, finished, ended = {}, {}, {}
+for _, placeId in ipairs(late) do
+  local number, score, before = string.match(redis.call('HGET', placesKey, placeId), '^(%d+) (%-?%d+) (%d)')
+  redis.call('ZREM', promotedKey, placeId)
+  if before == '0' then
+    redis.call('ZADD', parkedKey, score, placeId)
+    redis.call('HSET', placesKey, placeId, number .. ' ' .. score .. ' 1 0')
+    missed[#missed + 1] = placeId .. ' ' .. number
+  else
+    redis.call('HDEL', placesKey, placeId)
+    redis.call('HSET', finishedKey, placeId, number)
+    finished[#finished + 1] = placeId .. ' ' .. number
+  end
+end
+for _, placeId in ipairs(expired) do
+  local number = string.match(redis.call('HGET', placesKey, placeId), '^%d+')
+  redis.call('ZREM', activeKey, placeId)
+  redis.call('HDEL', placesKey, placeId)
+  redis.call('HSET', finishedKey, placeId, number)
+  ended[#ended + 1] = placeId .. ' ' .. number
+end
+if #stale > 0 then redis.call('ZREM', hereKey, unpack(stale)) end
+if #late > 0 then
+  redis.call('HSET', roomKey, 'tokens', math.min(tonumber(f[2]) * 60000, tonumber(f[1]) + #late * 60000))
+  redis.call('XADD', entriesKey, '*', 'kind', 'missed', 'atMs', now, 'visits', table.concat(missed, ','),
+    'finished', table.concat(finished, ','))
+end
+if #ended > 0 then
+  redis.call('XADD', entriesKey, '*', 'kind', 'ended', 'atMs', now, 'visits', table.concat(ended, ','), 'reason', 'expired')
+end
+redis.call('XTRIM', entriesKey, 'MAXLEN', '~', entriesMax)
+local more = (#late == reapMax or #expired == reapMax) and 1 or 0
+return { 'reaped', #missed, #finished, #ended, more }

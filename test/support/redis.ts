@@ -1,0 +1,97 @@
+// A private redis-server for one test file: random port, no disk, gone when the test ends.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { readConfig } from '../../kernel/config.ts';
+import { silentLog } from '../../kernel/log.ts';
+import { createRedis, type Redis } from '../../kernel/redis.ts';
+import { eventually } from './eventually.ts';
+
+type Teardown = { teardown(work: () => unknown): void };
+
+/** A port that was free a moment ago. */
+export const freePort = (): Promise<number> =>
+  new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.once('error', reject);
+    probe.listen(0, '127.0.0.1', () => {
+      const address = probe.address();
+      probe.close(() =>
+        typeof address === 'object' && address ? resolve(address.port) : reject(new Error('no port')),
+      );
+    });
+  });
+
+export type TestRedis = {
+  url: string;
+  client: Redis;
+  /** Another connection, closed with the test. */
+  connect(purpose: string, options?: { blocking?: boolean }): Promise<Redis>;
+  /** Kills the server (-9) and starts it again on the same port and folder. */
+  kill(): Promise<void>;
+  start(): Promise<void>;
+};
+
+export const startRedis = async (t: Teardown, options: { appendOnly?: boolean } = {}): Promise<TestRedis> => {
+  const port = await freePort();
+  const folder = mkdtempSync(join(tmpdir(), 'anteroom-redis-'));
+  const url = `redis://127.0.0.1:${port}`;
+  const config = readConfig({});
+  const clients: Redis[] = [];
+  let child: ChildProcess | undefined;
+
+  const connect = async (purpose: string, more: { blocking?: boolean } = {}): Promise<Redis> => {
+    const client = createRedis({ url, config, log: silentLog, purpose, ...more });
+    clients.push(client);
+    await eventually('redis answers', async () => {
+      if (client.status !== 'ready') await client.connect();
+      return (await client.ping()) === 'PONG';
+    });
+    return client;
+  };
+  const start = async (): Promise<void> => {
+    child = spawn(
+      'redis-server',
+      [
+        '--port',
+        String(port),
+        '--bind',
+        '127.0.0.1',
+        '--dir',
+        folder,
+        '--save',
+        '',
+        '--maxmemory-policy',
+        'noeviction',
+        '--appendonly',
+        options.appendOnly ? 'yes' : 'no',
+        '--appendfsync',
+        'everysec',
+      ],
+      { stdio: 'ignore' },
+    );
+    const probe = createRedis({ url, config, log: silentLog, purpose: 'probe' });
+    await eventually('redis listens', async () => {
+      if (probe.status !== 'ready') await probe.connect();
+      return (await probe.ping()) === 'PONG';
+    });
+    probe.disconnect();
+  };
+  const kill = async (): Promise<void> => {
+    const running = child;
+    if (running === undefined || running.exitCode !== null || running.signalCode !== null) return;
+    const gone = new Promise((resolve) => running.once('exit', resolve));
+    running.kill('SIGKILL');
+    await gone;
+  };
+  t.teardown(async () => {
+    for (const client of clients) client.disconnect();
+    await kill();
+    rmSync(folder, { recursive: true, force: true });
+  });
+  await start();
+  return { url, client: await connect('test'), connect, kill, start };
+};
