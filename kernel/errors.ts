@@ -37,7 +37,6 @@ export const errorTable = {
   'place-finished': [410, 'This visit is over. Join again to get a new place.'],
   'not-your-turn': [409, 'It is not your turn yet. Keep waiting; your place is safe.'],
   'receipt-invalid': [400, 'This receipt is not valid for this room and sale.'],
-  'pass-used': [409, 'This pass has been used already.'],
   blocked: [
     403,
     'We could not let this request in. If you are a person, use the link on this page to tell us.',

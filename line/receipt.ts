@@ -23,7 +23,14 @@ export type Session = {
   startedAtMs: number;
   epoch: number;
 };
-export type Claim = { room: RoomId; sale: number; placeId: PlaceId; number: number; deadlineMs: number };
+export type Claim = {
+  room: RoomId;
+  sale: number;
+  placeId: PlaceId;
+  number: number;
+  deadlineMs: number;
+  epoch: number;
+};
 
 export const signReceipt = (tokens: Tokens, r: Receipt): string =>
   tokens.sign(r.withheld ? 'receipt-withheld' : 'receipt', [

@@ -1,0 +1,343 @@
+// The edge. It puts the routes of the public port together: places, passes, status, the waiting page, and for
+// everything else the gate and the proxy. It holds no state of the line; what it decides, it decides in gate.ts.
+
+import { createHash } from 'node:crypto';
+import type { Config } from '../kernel/config.ts';
+import { Refusal } from '../kernel/errors.ts';
+import type { Fetcher } from '../kernel/fetch.ts';
+import { type Answer, type Handler, json, type Request, type Server } from '../kernel/http.ts';
+import type { RoomId } from '../kernel/ids.ts';
+import { roomKey } from '../kernel/keys.ts';
+import type { Log } from '../kernel/log.ts';
+import type { Metrics } from '../kernel/metrics.ts';
+import type { Redis } from '../kernel/redis.ts';
+import type { Role } from '../kernel/role.ts';
+import { followStreams } from '../kernel/stream.ts';
+import type { Tokens } from '../kernel/token.ts';
+import { contextHeader, signContext } from '../line/context.ts';
+import { parseEntry } from '../line/entries.ts';
+import type { Identifier } from '../line/identify.ts';
+import type { Session } from '../line/receipt.ts';
+import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
+import type { View } from '../line/view.ts';
+import { type CookieNames, drawSeed, newVisitor, signVisitor } from '../line/visitor.ts';
+import { end, roomKeys } from '../lua/room.ts';
+import { setCookie } from './cookies.ts';
+import { decide, isOpenPath } from './gate.ts';
+import type { Judge } from './judging.ts';
+import type { Limits } from './limits.ts';
+import { createPageRoutes } from './pages.ts';
+import { createPlaces, type Header } from './places.ts';
+import { createProxy } from './proxy.ts';
+import { createSessions } from './sessions.ts';
+
+export type GatewayOptions = {
+  config: Config;
+  server: Server;
+  redis: Redis;
+  reader: Redis;
+  view: View;
+  tokens: Tokens;
+  identifier: Identifier;
+  names: CookieNames;
+  limits: Limits;
+  judge: Judge;
+  fetcher: Fetcher;
+  publicUrl: string;
+  bookingUrl: string;
+  log: Log;
+  metrics: Metrics;
+};
+
+const PASS_LIFE_SECONDS = 300;
+
+/** Reads a JSON object with only these fields, all of them optional texts of at most 4,000 characters. */
+const textFields = <N extends string>(request: Request, names: readonly N[]): { [K in N]?: string } => {
+  if (request.body.length === 0) return {};
+  const type = request.header('content-type') ?? '';
+  if (!/^application\/json\s*(?:;|$)/i.test(type)) throw new Refusal('wrong-type');
+  let value: unknown;
+  try {
+    value = JSON.parse(request.body.toString('utf8'));
+  } catch (cause) {
+    throw new Refusal('bad-json', { cause });
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Refusal('bad-json');
+  const read: { [K in N]?: string } = {};
+  for (const [field, text] of Object.entries(value)) {
+    const name = names.find((candidate) => candidate === field);
+    if (name === undefined)
+      throw new Refusal('bad-field', { detail: `\`${field.slice(0, 40)}\` is not a field here` });
+    if (typeof text !== 'string' || text.length > 4000)
+      throw new Refusal('bad-field', { detail: `\`${name}\` must be a text` });
+    read[name] = text;
+  }
+  return read;
+};
+
+export const createGateway = (options: GatewayOptions): Role => {
+  const { config, server, redis, view, tokens, identifier, names, fetcher, log, metrics } = options;
+  const sessions = createSessions({ redis, view, tokens });
+  const places = createPlaces(options);
+  const proxy = createProxy({ fetcher });
+  const proto = options.publicUrl.startsWith('https:') ? 'https' : 'http';
+  const pages = createPageRoutes({ places, tokens, view, names, publicUrl: options.publicUrl });
+  const drawKey = tokens.derive('draw');
+  let stopping = false;
+
+  // Ends of sessions arrive by the stream, within a second, at every gateway.
+  const followed = new Set<RoomId>();
+  const roomByKey = new Map<string, RoomId>();
+  const follower = followStreams({
+    redis: options.reader,
+    lookup: redis,
+    log,
+    gap: () => sessions.forget(),
+    record: (key, _id, flat) => {
+      const entry = parseEntry(flat);
+      const room = roomByKey.get(key);
+      if (entry === undefined || room === undefined) return;
+      if (entry.kind === 'recovering') sessions.forget();
+      if (entry.kind === 'settings') void view.refresh();
+      if (entry.kind === 'ended' || entry.kind === 'left')
+        for (const visit of entry.visits) sessions.ended(room, visit);
+    },
+  });
+  const followRooms = (): void => {
+    for (const room of view.all().keys()) {
+      if (followed.has(room)) continue;
+      followed.add(room);
+      const key = roomKey(room, 'entries');
+      roomByKey.set(key, room);
+      follower.add(key).catch((error: unknown) => {
+        followed.delete(room);
+        log.debug('follow-failed', { error: error instanceof Error ? error : String(error) });
+      });
+    }
+  };
+  view.onRefresh(followRooms);
+  followRooms();
+
+  const passOf = (session: Session): Promise<string> =>
+    tokens.signPass({
+      room: session.room,
+      sale: session.sale,
+      placeId: session.placeId,
+      number: session.number,
+      sessionId: `${session.placeId}.${session.number}`,
+      lifeSeconds: Math.max(
+        1,
+        Math.min(PASS_LIFE_SECONDS, Math.floor((session.expiresAtMs - view.redisNowMs()) / 1000)),
+      ),
+      nowMs: view.redisNowMs(),
+    });
+
+  // Places and passes
+
+  server.route('POST', '/v1/rooms/:room/places', async (request) => {
+    const told = await places.join(request, textFields(request, ['receipt']));
+    return json(told.created ? 201 : 200, told.status, told.headers);
+  });
+  server.route('GET', '/v1/rooms/:room/places/me', async (request) => {
+    const told = await places.status(request);
+    return json(200, told.status, told.headers);
+  });
+  server.route('DELETE', '/v1/rooms/:room/places/me', async (request) => ({
+    status: 204,
+    headers: await places.leave(request),
+  }));
+  server.route('POST', '/v1/rooms/:room/pass', async (request) => {
+    const { session, headers } = await places.claim(request, textFields(request, ['claim']));
+    return json(
+      200,
+      {
+        session: { room: session.room, number: session.number, expiresAtMs: session.expiresAtMs },
+        pass: await passOf(session),
+        expiresAtMs: session.expiresAtMs,
+      },
+      headers,
+    );
+  });
+
+  // What everyone may know
+
+  const publicStatus = (room: RoomId, snapshot: Snapshot) => {
+    const { settings } = snapshot;
+    const nowMs = view.redisNowMs();
+    const seed = settings.shuffleAtOpen
+      ? drawSeed(drawKey, { room, sale: settings.sale, opensAt: settings.opensAt })
+      : undefined;
+    return {
+      room,
+      title: settings.title,
+      gate: gateStateOf(snapshot, nowMs),
+      waiting: snapshot.waiting,
+      perMinute: Math.round(snapshot.perMinute),
+      sale: settings.sale,
+      opensAtMs: settings.opensAt,
+      closesAtMs: settings.closesAt,
+      ...(seed === undefined
+        ? {}
+        : {
+            draw: {
+              commitment: createHash('sha256').update(seed).digest('hex'),
+              ...(nowMs >= settings.opensAt ? { seed: seed.toString('hex') } : {}),
+            },
+          }),
+    };
+  };
+  server.route('GET', '/v1/rooms/:room', (request) => {
+    const { room, snapshot } = places.roomOf(request);
+    return {
+      status: 200,
+      headers: [
+        ['content-type', 'application/json; charset=utf-8'],
+        ['cache-control', 'public, max-age=1'],
+      ],
+      body: JSON.stringify(publicStatus(room, snapshot)),
+    };
+  });
+  server.route('GET', '/.well-known/jwks.json', async () => ({
+    status: 200,
+    headers: [
+      ['content-type', 'application/json; charset=utf-8'],
+      ['cache-control', 'public, max-age=300'],
+    ],
+    body: JSON.stringify(await tokens.jwks()),
+  }));
+  pages.register(server);
+
+  // Everything else
+
+  const originOf = (to: 'room' | 'booking-core' | 'default', snapshot: Snapshot | undefined): string => {
+    if (to === 'default') return config.defaultOrigin;
+    if (to === 'booking-core' || snapshot === undefined || snapshot.settings.origin === 'booking-core')
+      return options.bookingUrl;
+    return snapshot.settings.origin;
+  };
+
+  /** Any live session of a room in front of booking-core, for its paths that no room guards. */
+  const bookingSession = async (
+    request: Request,
+  ): Promise<{ session: Session; cookie: string | undefined } | undefined> => {
+    for (const [room, snapshot] of view.all()) {
+      if (snapshot.settings.origin !== 'booking-core') continue;
+      const shown = request.cookie(names.session(room));
+      if (shown === undefined) continue;
+      const admission = await sessions.admit(room, snapshot, shown);
+      if (admission.outcome === 'admitted') return admission;
+    }
+    return undefined;
+  };
+
+  const sessionHeaders = (session: Session | undefined, cookie: string | undefined): Header[] =>
+    session === undefined || cookie === undefined
+      ? []
+      : [
+          setCookie(names, {
+            name: names.session(session.room),
+            value: cookie,
+            maxAgeSeconds: Math.max(1, Math.floor((session.expiresAtMs - view.redisNowMs()) / 1000) + 86_400),
+          }),
+        ];
+
+  const pass: Handler = async (request): Promise<Answer> => {
+    if (stopping) throw new Refusal('overloaded');
+    const host = (request.header('host') ?? '').toLowerCase().replace(/:\d+$/, '');
+    const open = isOpenPath(request.path);
+    const room = open ? undefined : view.guarding(host, request.path);
+    const snapshot = room === undefined ? undefined : view.of(room);
+    const admitted =
+      room !== undefined && snapshot !== undefined
+        ? await sessions.admit(room, snapshot, request.cookie(names.session(room)))
+        : open
+          ? ((await bookingSession(request)) ?? { outcome: 'none' as const })
+          : { outcome: 'none' as const };
+    const session = 'session' in admitted ? admitted.session : undefined;
+    const decision = decide({
+      path: request.path,
+      room,
+      method: request.method,
+      acceptsHtml: (request.header('accept') ?? '').includes('text/html'),
+      passthrough: snapshot?.settings.queueingMethod === 'passthrough',
+      admitted: session !== undefined,
+      hasDefaultOrigin: config.defaultOrigin !== '',
+    });
+    switch (decision.act) {
+      case 'refuse':
+        throw new Refusal(
+          decision.code,
+          room === undefined ? {} : { extra: { room, join: `/v1/rooms/${room}/places` } },
+        );
+      case 'waitingPage':
+        return pages.waitingPage(request, room!, snapshot!);
+      case 'proxy': {
+        // Someone without a visitor cookie is given one, so that their own orders can be theirs.
+        const shown = await identifier.visitorOf(request);
+        const visitorId = shown ?? newVisitor();
+        const setCookies = sessionHeaders(session, 'cookie' in admitted ? admitted.cookie : undefined);
+        if (shown === undefined && decision.to !== 'default')
+          setCookies.push(
+            setCookie(names, {
+              name: names.visitor,
+              value: signVisitor(tokens, visitorId, view.redisNowMs()),
+              maxAgeSeconds: config.visitorDays * 86_400,
+            }),
+          );
+        const context: Header[] =
+          decision.to === 'default'
+            ? []
+            : [
+                [
+                  contextHeader,
+                  signContext(
+                    tokens,
+                    session === undefined ? { visitorId } : { visitorId, visit: session },
+                    Date.now(),
+                  ),
+                ],
+                ['anteroom-visitor', visitorId],
+                ['anteroom-room', session?.room ?? ''],
+              ];
+        const prefix = snapshot?.settings.stripPrefix === true ? matchedPrefix(snapshot, request.path) : '';
+        const done = await proxy({
+          request,
+          origin: originOf(decision.to, snapshot),
+          path: prefix === '' ? request.path : request.path.slice(prefix.length) || '/',
+          context,
+          setCookies,
+          proto,
+          timeoutMs: config.originTimeoutMs,
+        });
+        metrics.inc('proxied_total', { outcome: done.answer.status >= 500 ? 'error' : 'ok' });
+        if (done.endSession && session !== undefined) {
+          sessions.ended(session.room, session);
+          await end.run(redis, roomKeys(session.room), {
+            nowMs: '',
+            placeId: session.placeId,
+            number: session.number,
+            reason: 'origin',
+          });
+        }
+        return done.answer;
+      }
+    }
+  };
+  const matchedPrefix = (snapshot: Snapshot, path: string): string =>
+    snapshot.settings.routes
+      .map((route) => route.slice(route.indexOf('/')).replace(/\/$/, ''))
+      .filter((prefix) => path === prefix || path.startsWith(`${prefix}/`))
+      .sort((a, b) => b.length - a.length)[0] ?? '';
+
+  server.otherwise(pages.framed(pass), { bodyBytesMax: config.proxyBodyBytesMax });
+
+  return {
+    name: 'gateway',
+    async stop() {
+      stopping = true;
+      follower.stop();
+      await fetcher.close();
+    },
+    ready: async () => ({ redis: view.redisUp() }),
+  };
+};

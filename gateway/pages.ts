@@ -1,0 +1,223 @@
+// The waiting page and the form for those without JavaScript. Joining is always a POST: opening the page, a
+// prefetch or a HEAD changes nothing. Errors of a browser's page load are answered in the page's own style.
+
+import { errorTable, Refusal, retryAfterSecondsOf, statusOf } from '../kernel/errors.ts';
+import type { Answer, Handler, Request, Server, Stream } from '../kernel/http.ts';
+import { type RoomId, shortened } from '../kernel/ids.ts';
+import type { Tokens } from '../kernel/token.ts';
+import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
+import type { View } from '../line/view.ts';
+import type { CookieNames } from '../line/visitor.ts';
+import { createAssets } from './page/assets.ts';
+import { pageSecurityPolicy, renderProblemPage, renderWaitingPage, type WaitingView } from './page/page.ts';
+import type { Header, PlaceStatus, Places } from './places.ts';
+
+const HTML: readonly Header[] = [
+  ['content-type', 'text/html; charset=utf-8'],
+  ['cache-control', 'no-store'],
+  ['content-security-policy', pageSecurityPolicy],
+];
+
+/** Only a path of this site, so that nobody is sent elsewhere after the wait. */
+const safeReturn = (text: string | undefined, fallback: string): string =>
+  text !== undefined && text.length <= 500 && /^\/(?![/\\])[\x21-\x7e]*$/.test(text) ? text : fallback;
+
+export const createPageRoutes = (options: {
+  places: Places;
+  tokens: Tokens;
+  view: View;
+  names: CookieNames;
+  publicUrl: string;
+}) => {
+  const { places, view, names, publicUrl } = options;
+  const assets = createAssets();
+
+  const firstRoute = (snapshot: Snapshot): string => {
+    const route = snapshot.settings.routes[0] ?? '/';
+    return route.slice(route.indexOf('/')) || '/';
+  };
+
+  const viewOf = (
+    room: RoomId,
+    snapshot: Snapshot,
+    told: PlaceStatus | undefined,
+    returnTo: string,
+    reference: string,
+  ): WaitingView => {
+    const gate = gateStateOf(snapshot, view.redisNowMs());
+    const state: WaitingView['state'] =
+      told === undefined || told.state === 'none'
+        ? gate === 'closed' ||
+          gate === 'recovering' ||
+          (gate === 'notOpen' && snapshot.settings.prequeueStartsAt === 0)
+          ? gate
+          : 'new'
+        : told.state;
+    return {
+      room,
+      title: snapshot.settings.title,
+      state,
+      returnTo,
+      reference,
+      ...(told?.verdict === undefined ? {} : { verdict: told.verdict }),
+      ...(told?.number === undefined ? {} : { number: told.number }),
+      ...(told?.position === undefined ? {} : { position: told.position }),
+      ...(told?.etaSeconds === undefined ? {} : { etaSeconds: told.etaSeconds }),
+      ...(told?.progress === undefined ? {} : { progress: told.progress }),
+      ...(told?.claimDeadlineMs === undefined ? {} : { claimDeadlineMs: told.claimDeadlineMs }),
+      ...(gate === 'notOpen' ? { opensAtMs: snapshot.settings.opensAt } : {}),
+      ...(snapshot.notice.text === '' ? {} : { notice: snapshot.notice }),
+    };
+  };
+
+  const page = (status: number, waiting: WaitingView, headers: readonly Header[] = []): Answer => ({
+    status,
+    headers: [...HTML, ...headers],
+    body: renderWaitingPage(waiting),
+  });
+
+  /** What this request's place looks like; a visitor without one is told so, never given one. */
+  const toldOf = async (
+    request: Request,
+    room: RoomId,
+  ): Promise<{ status: PlaceStatus | undefined; headers: Header[] }> => {
+    const shows =
+      request.cookie(names.visitor) !== undefined ||
+      request.cookie(names.receipt(room)) !== undefined ||
+      request.header('authorization') !== undefined;
+    if (!shows) return { status: undefined, headers: [] };
+    try {
+      return await places.status({ ...plain(request), params: { room } });
+    } catch (error) {
+      if (
+        error instanceof Refusal &&
+        [
+          'place-missing',
+          'place-finished',
+          'token-missing',
+          'token-invalid',
+          'too-many-requests',
+          'room-recovering',
+          'unavailable',
+        ].includes(error.code)
+      )
+        return { status: undefined, headers: [] };
+      throw error;
+    }
+  };
+
+  /** A request is an object with getters; this keeps them working behind a copy with other parameters. */
+  const plain = (request: Request): Request =>
+    Object.create(request, {
+      params: { value: {}, writable: true, enumerable: true, configurable: true },
+    }) as Request; // Same object behind, one property covered.
+
+  const waitingPage = async (request: Request, room: RoomId, snapshot: Snapshot): Promise<Answer> => {
+    const covered = Object.create(request, { params: { value: { room } } }) as Request; // As above.
+    const told = await toldOf(covered, room);
+    const target = request.query === '' ? request.path : `${request.path}?${request.query}`;
+    return page(
+      200,
+      viewOf(room, snapshot, told.status, safeReturn(target, firstRoute(snapshot)), shortened(request.id)),
+      told.headers,
+    );
+  };
+
+  /** `application/x-www-form-urlencoded`, from this site only. */
+  const formOf = (request: Request): URLSearchParams => {
+    const origin = request.header('origin');
+    const site = request.header('sec-fetch-site');
+    const own = [
+      `http://${request.header('host')}`,
+      `https://${request.header('host')}`,
+      new URL(publicUrl).origin,
+    ];
+    if ((origin !== undefined && origin !== 'null' && !own.includes(origin)) || site === 'cross-site')
+      throw new Refusal('origin-refused');
+    if (!/^application\/x-www-form-urlencoded\s*(?:;|$)/i.test(request.header('content-type') ?? ''))
+      throw new Refusal('wrong-type', { detail: 'Send the form as application/x-www-form-urlencoded.' });
+    return new URLSearchParams(request.body.toString('utf8'));
+  };
+
+  const seeOther = (location: string, headers: readonly Header[]): Answer => ({
+    status: 303,
+    headers: [['location', location], ['cache-control', 'no-store'], ...headers],
+  });
+
+  const framed =
+    (run: Handler): Handler =>
+    async (request): Promise<Answer | Stream> => {
+      try {
+        return await run(request);
+      } catch (error) {
+        const html = (request.header('accept') ?? '').includes('text/html') && request.method === 'GET';
+        if (!html || !(error instanceof Refusal)) throw error;
+        const [, title] = errorTable[error.code];
+        const retry = retryAfterSecondsOf(error.code);
+        return {
+          status: statusOf(error.code),
+          headers: [...HTML, ...(retry === undefined ? [] : [['retry-after', String(retry)] as const])],
+          body: renderProblemPage({
+            status: statusOf(error.code),
+            title,
+            requestId: request.id,
+            ...(error.detail === undefined ? {} : { detail: error.detail }),
+          }),
+        };
+      }
+    };
+
+  const register = (server: Server): void => {
+    for (const asset of assets)
+      server.route('GET', asset.path, () => ({
+        status: 200,
+        headers: [
+          ['content-type', asset.contentType],
+          ['cache-control', 'public, max-age=31536000, immutable'],
+        ],
+        body: asset.body,
+      }));
+    server.route(
+      'GET',
+      '/rooms/:room',
+      framed(async (request) => {
+        const { room, snapshot } = places.roomOf(request);
+        const told = await toldOf(request, room);
+        const query = new URLSearchParams(request.query);
+        return page(
+          200,
+          viewOf(
+            room,
+            snapshot,
+            told.status,
+            safeReturn(query.get('returnTo') ?? undefined, firstRoute(snapshot)),
+            shortened(request.id),
+          ),
+          told.headers,
+        );
+      }),
+    );
+    server.route(
+      'POST',
+      '/rooms/:room',
+      framed(async (request) => {
+        const { room, snapshot } = places.roomOf(request);
+        const form = formOf(request);
+        const returnTo = safeReturn(form.get('returnTo') ?? undefined, firstRoute(snapshot));
+        const back = `/rooms/${room}?returnTo=${encodeURIComponent(returnTo)}`;
+        switch (form.get('act')) {
+          case 'join':
+            return seeOther(back, (await places.join(request, {})).headers);
+          case 'enter':
+            return seeOther(returnTo, (await places.claim(request, {})).headers);
+          case 'leave':
+            return seeOther(back, await places.leave(request));
+          default:
+            throw new Refusal('bad-field', { detail: '`act` must be join, enter or leave' });
+        }
+      }),
+    );
+  };
+
+  return { register, waitingPage, framed };
+};

@@ -1,0 +1,356 @@
+// A place over HTTP: join, look, leave, claim. Each is one script on the line, framed by what must hold around it:
+// limits first, then identity, then the verdict, and only then Redis. The answers carry everything a page needs.
+
+import type { Config } from '../kernel/config.ts';
+import { Refusal } from '../kernel/errors.ts';
+import type { Request } from '../kernel/http.ts';
+import { parseRoomId, type RoomId } from '../kernel/ids.ts';
+import type { Metrics } from '../kernel/metrics.ts';
+import { orUnavailable, type Redis } from '../kernel/redis.ts';
+import type { Tokens } from '../kernel/token.ts';
+import { pollAfterMs } from '../line/cadence.ts';
+import type { Identifier, Identity } from '../line/identify.ts';
+import { type PositionMessage, positionMessage } from '../line/messages.ts';
+import {
+  type Receipt,
+  readClaim,
+  readReceipt,
+  type Session,
+  signClaim,
+  signReceipt,
+  signSession,
+} from '../line/receipt.ts';
+import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
+import type { View } from '../line/view.ts';
+import { type CookieNames, drawScore, drawSeed, signVisitor } from '../line/visitor.ts';
+import type { HeldPlace } from '../lua/room.ts';
+import { adopt, claim, here, join, type Looked, leave, look, restore, roomKeys } from '../lua/room.ts';
+import { clearRoomCookies, setCookie } from './cookies.ts';
+import type { Judge } from './judging.ts';
+import type { Limits } from './limits.ts';
+
+export type Header = readonly [name: string, value: string];
+
+/** What a fan is told about their place; the JSON of join and status. */
+export type PlaceStatus = {
+  state: 'waiting' | 'parked' | 'withheld' | 'promoted' | 'active' | 'finished' | 'none';
+  gate: string;
+  verdict?: 'challenge' | 'block';
+  number?: number;
+  receipt?: string;
+  claimToken?: string;
+  claimDeadlineMs?: number;
+  opensAtMs?: number;
+  serverNowMs: number;
+  pollAfterMs: number;
+  notice?: { id: string; text: string; level: string };
+  missed?: boolean;
+} & Partial<PositionMessage> & { peopleAhead?: number };
+
+export type Told = { status: PlaceStatus; headers: Header[]; created: boolean };
+
+export type Places = {
+  roomOf(request: Request): { room: RoomId; snapshot: Snapshot };
+  join(request: Request, given: { receipt?: string }): Promise<Told>;
+  status(request: Request): Promise<Told>;
+  leave(request: Request): Promise<Header[]>;
+  claim(request: Request, given: { claim?: string }): Promise<{ session: Session; headers: Header[] }>;
+};
+
+const YEAR_SECONDS = 31_536_000;
+
+export const createPlaces = (options: {
+  config: Pick<Config, 'lineMax' | 'withheldMax' | 'visitorDays'>;
+  redis: Redis;
+  view: View;
+  tokens: Tokens;
+  identifier: Identifier;
+  names: CookieNames;
+  limits: Limits;
+  judge: Judge;
+  metrics: Metrics;
+}): Places => {
+  const { config, redis, view, tokens, identifier, names, limits, judge, metrics } = options;
+  const drawKey = tokens.derive('draw');
+
+  const roomOf = (request: Request): { room: RoomId; snapshot: Snapshot } => {
+    const room = parseRoomId(request.params.room);
+    if (room === undefined) throw new Refusal('bad-id');
+    const snapshot = view.of(room);
+    if (snapshot === undefined) throw new Refusal(view.redisUp() ? 'room-unknown' : 'unavailable');
+    return { room, snapshot };
+  };
+
+  const limit = async (request: Request, visitor: string | undefined, cost: number): Promise<void> => {
+    const taken = await limits.take({
+      address: request.address,
+      ...(visitor === undefined ? {} : { visitorId: visitor }),
+      cost,
+    });
+    if (taken.outcome === 'refused')
+      throw new Refusal('too-many-requests', { extra: { retryAfterMs: taken.retryAfterMs } });
+  };
+
+  const visitorCookie = (identity: Identity): Header[] =>
+    identity.renewCookie
+      ? [
+          setCookie(names, {
+            name: names.visitor,
+            value: signVisitor(tokens, identity.visitor, view.redisNowMs()),
+            maxAgeSeconds: config.visitorDays * 86_400,
+          }),
+        ]
+      : [];
+
+  /** The receipt of a place, as cookie and text. A draw keeps its score to itself before opening. */
+  const receiptOf = (room: RoomId, snapshot: Snapshot, identity: Identity, place: HeldPlace): string =>
+    signReceipt(tokens, {
+      room,
+      sale: snapshot.settings.sale,
+      placeId: identity.placeId,
+      number: place.number,
+      score: place.score,
+      epoch: place.epoch,
+      withheld: place.state === 'withheld',
+    } satisfies Receipt);
+
+  const tell = (
+    room: RoomId,
+    snapshot: Snapshot,
+    identity: Identity,
+    place: HeldPlace,
+    verdict?: 'challenge' | 'block',
+  ): Told => {
+    const nowMs = view.redisNowMs();
+    const gate = gateStateOf(snapshot, nowMs);
+    const waiting = place.state === 'waiting' || place.state === 'parked' || place.state === 'withheld';
+    const beforeOpening = gate === 'notOpen';
+    const position =
+      waiting && !beforeOpening ? positionMessage(snapshot, { score: place.score, nowMs }) : undefined;
+    // A receipt with a draw's score would show it before opening; it is given from opening on.
+    const receipt = beforeOpening && place.score < 0 ? undefined : receiptOf(room, snapshot, identity, place);
+    const headers: Header[] = visitorCookie(identity);
+    if (receipt !== undefined)
+      headers.push(
+        setCookie(names, { name: names.receipt(room), value: receipt, maxAgeSeconds: YEAR_SECONDS / 12 }),
+      );
+    const status: PlaceStatus = {
+      // Whoever is withheld by a tarpit sees a line like everyone's.
+      state: place.state === 'withheld' && verdict === undefined ? 'waiting' : place.state,
+      gate,
+      number: place.number,
+      serverNowMs: nowMs,
+      pollAfterMs: pollAfterMs(position?.etaSeconds?.[0], snapshot.settings.claimSeconds),
+      ...(verdict === undefined ? {} : { verdict }),
+      ...(receipt === undefined ? {} : { receipt }),
+      ...(position === undefined ? {} : { ...position, peopleAhead: position.ahead }),
+      ...(gate === 'notOpen' ? { opensAtMs: snapshot.settings.opensAt } : {}),
+      ...(snapshot.notice.text === '' ? {} : { notice: snapshot.notice }),
+      ...(place.missed ? { missed: true } : {}),
+    };
+    if (place.state === 'promoted') {
+      status.claimDeadlineMs = place.untilMs;
+      status.claimToken = signClaim(tokens, {
+        room,
+        sale: snapshot.settings.sale,
+        placeId: identity.placeId,
+        number: place.number,
+        deadlineMs: place.untilMs,
+        epoch: place.epoch,
+      });
+    }
+    return { status, headers, created: false };
+  };
+
+  const drawOf = (room: RoomId, snapshot: Snapshot, identity: Identity): number | '' => {
+    const { shuffleAtOpen, opensAt, sale } = snapshot.settings;
+    return shuffleAtOpen ? drawScore(drawSeed(drawKey, { room, sale, opensAt }), identity.placeId) : '';
+  };
+
+  const restoreFrom = async (room: RoomId, receipt: Receipt): Promise<void> => {
+    const done = await orUnavailable(
+      restore.run(redis, roomKeys(room), {
+        nowMs: '',
+        sale: receipt.sale,
+        placeId: receipt.placeId,
+        number: receipt.number,
+        score: receipt.score,
+        withheld: receipt.withheld ? 1 : 0,
+      }),
+    );
+    if (done.outcome === 'restored') metrics.inc('restored_total', { room });
+  };
+
+  const givenReceipt = (room: RoomId, snapshot: Snapshot, text: string | undefined): Receipt | undefined => {
+    if (text === undefined) return undefined;
+    const receipt = readReceipt(tokens, text);
+    if (receipt === undefined || receipt.room !== room || receipt.sale !== snapshot.settings.sale)
+      throw new Refusal('receipt-invalid');
+    return receipt;
+  };
+
+  return {
+    roomOf,
+
+    async join(request, given) {
+      const { room, snapshot } = roomOf(request);
+      await limit(request, undefined, 1);
+      const receipt = givenReceipt(room, snapshot, given.receipt);
+      const identity = await identifier.identify(request, room, snapshot, receipt);
+      await limit(request, identity.visitor, 1);
+      if (identity.receipt !== undefined && identity.looked?.outcome !== 'held')
+        await restoreFrom(room, identity.receipt);
+      const decision = judge.decide(request, room);
+      const joined = await orUnavailable(
+        join.run(redis, roomKeys(room), {
+          nowMs: '',
+          sale: snapshot.settings.sale,
+          placeId: identity.placeId,
+          drawScore: drawOf(room, snapshot, identity),
+          verdict: decision.verdict,
+          lineMax: config.lineMax,
+          withheldMax: config.withheldMax,
+        }),
+      );
+      metrics.inc('joins_total', { room, outcome: joined.outcome });
+      switch (joined.outcome) {
+        case 'unknown':
+        case 'recovering':
+          throw new Refusal('room-recovering');
+        case 'otherSale':
+          await view.refresh();
+          throw new Refusal('room-recovering');
+        case 'closed':
+          throw new Refusal('room-closed');
+        case 'notOpen':
+          throw new Refusal('room-not-open', { extra: { opensAtMs: joined.opensAtMs } });
+        case 'full':
+          throw new Refusal('room-full');
+        case 'held':
+        case 'joined': {
+          if (joined.outcome === 'joined' && joined.state === 'withheld')
+            await judge.record(request, room, { placeId: identity.placeId, number: joined.number, decision });
+          const told = tell(
+            room,
+            snapshot,
+            identity,
+            joined,
+            joined.state === 'withheld' ? judge.shown(decision) : undefined,
+          );
+          return { ...told, created: joined.outcome === 'joined' };
+        }
+      }
+    },
+
+    async status(request) {
+      const { room, snapshot } = roomOf(request);
+      const identity = await identifier.identify(request, room, snapshot);
+      await limit(request, identity.visitor, 1);
+      const keys = roomKeys(room);
+      let found: Looked =
+        identity.looked ?? (await orUnavailable(look.run(redis, keys, { placeId: identity.placeId })));
+      if (found.outcome === 'none' && identity.receipt !== undefined) {
+        await restoreFrom(room, identity.receipt);
+        found = await orUnavailable(look.run(redis, keys, { placeId: identity.placeId }));
+      }
+      switch (found.outcome) {
+        case 'unknown':
+          throw new Refusal('room-recovering');
+        case 'none':
+          throw new Refusal('place-missing');
+        case 'finished':
+          throw new Refusal('place-finished');
+        case 'held': {
+          const near = found.state === 'waiting' && found.score <= snapshot.nearScore;
+          if (near || (found.state === 'parked' && !found.missed))
+            await orUnavailable(here.run(redis, keys, { nowMs: '', placeIds: [identity.placeId] }));
+          return tell(
+            room,
+            snapshot,
+            identity,
+            found,
+            found.state === 'withheld' ? judge.shown(judge.decide(request, room)) : undefined,
+          );
+        }
+      }
+    },
+
+    async leave(request) {
+      const { room, snapshot } = roomOf(request);
+      const identity = await identifier.identify(request, room, snapshot);
+      const done = await orUnavailable(
+        leave.run(redis, roomKeys(room), { nowMs: '', placeId: identity.placeId }),
+      );
+      if (done.outcome === 'unknown') throw new Refusal('room-recovering');
+      if (done.outcome === 'none') throw new Refusal('place-missing');
+      return clearRoomCookies(names, room);
+    },
+
+    async claim(request, given) {
+      const { room, snapshot } = roomOf(request);
+      const identity = await identifier.identify(request, room, snapshot);
+      await limit(request, identity.visitor, 1);
+      const keys = roomKeys(room);
+      const { sale } = snapshot.settings;
+      const token = given.claim === undefined ? undefined : readClaim(tokens, given.claim);
+      if (given.claim !== undefined && (token === undefined || token.room !== room || token.sale !== sale))
+        throw new Refusal('token-invalid');
+      // A claim token may speak only for the place this request speaks for.
+      if (token !== undefined && token.placeId !== identity.placeId) throw new Refusal('not-yours');
+      let number = token?.number;
+      if (number === undefined) {
+        const found =
+          identity.looked ?? (await orUnavailable(look.run(redis, keys, { placeId: identity.placeId })));
+        if (found.outcome === 'finished') throw new Refusal('place-finished');
+        if (found.outcome !== 'held')
+          throw new Refusal(found.outcome === 'unknown' ? 'room-recovering' : 'place-missing');
+        number = found.number;
+      }
+      const { placeId } = identity;
+      let done = await orUnavailable(claim.run(redis, keys, { nowMs: '', placeId, number }));
+      if (done.outcome === 'notPromoted' && token !== undefined && token.deadlineMs >= view.redisNowMs()) {
+        // Promoted before Redis lost its data: the signed token stands in for the promotion.
+        const nowMs = view.redisNowMs();
+        const adopted = await orUnavailable(
+          adopt.run(redis, keys, {
+            nowMs: '',
+            sale,
+            placeId,
+            number,
+            expiresAtMs: Math.floor(nowMs + snapshot.settings.sessionSeconds * 1000),
+            startedAtMs: Math.floor(nowMs),
+            sessionEpoch: token.epoch,
+          }),
+        );
+        if (adopted.outcome === 'adopted')
+          done = await orUnavailable(claim.run(redis, keys, { nowMs: '', placeId, number }));
+      }
+      metrics.inc('claims_total', { room, outcome: done.outcome });
+      switch (done.outcome) {
+        case 'unknown':
+          throw new Refusal('room-recovering');
+        case 'finished':
+          throw new Refusal('place-finished');
+        case 'notPromoted':
+          throw new Refusal('not-your-turn');
+        case 'active':
+        case 'claimed': {
+          const { expiresAtMs, startedAtMs, epoch } = done;
+          const session: Session = { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch };
+          const maxAgeSeconds = Math.max(1, Math.floor((expiresAtMs - view.redisNowMs()) / 1000));
+          return {
+            session,
+            headers: [
+              ...visitorCookie(identity),
+              setCookie(names, {
+                name: names.session(room),
+                value: signSession(tokens, session),
+                maxAgeSeconds,
+              }),
+            ],
+          };
+        }
+      }
+    },
+  };
+};
