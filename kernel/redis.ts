@@ -12,6 +12,13 @@ export type { Redis } from 'ioredis';
 const RECONNECT_MS_MAX = 1000;
 
 /**
+ * The script commands that every client knows from its creation. They must be there before the first command is
+ * sent: a pipeline that ioredis fills by itself takes its list of commands when it begins, and one defined a
+ * moment later is missing from it. lua/script.ts adds each script when its binding is made.
+ */
+export const scriptCommands = new Map<string, { lua: string; numberOfKeys: number }>();
+
+/**
  * A client that reconnects by itself. `purpose` names the connection in CLIENT LIST.
  * A blocking reader (XREAD BLOCK) needs one of its own: pass `blocking`, which lifts the command deadline.
  */
@@ -25,6 +32,7 @@ export const createRedis = (options: {
   const { url, config, log, purpose } = options;
   const client = new Redis(url, {
     lazyConnect: true,
+    scripts: Object.fromEntries(scriptCommands),
     connectionName: `anteroom-${purpose}`,
     connectTimeout: 2000,
     ...(options.blocking ? {} : { commandTimeout: config.redisCommandTimeoutMs, enableAutoPipelining: true }),

@@ -16,6 +16,7 @@ import {
   randomBytes,
   timingSafeEqual,
 } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
 import { createLocalJWKSet, createRemoteJWKSet, exportJWK, type JWK, jwtVerify, SignJWT } from 'jose';
 
 export type TokenKind =
@@ -45,6 +46,18 @@ export const parseKeys = (text: string): MasterKey[] | undefined => {
     keys.push({ kid, secret: Buffer.from(match[2]!, 'base64url') });
   }
   return keys;
+};
+
+/** The keys of a data folder; made on the first start, readable by their owner only. */
+export const loadKeys = async (file: string): Promise<string> => {
+  try {
+    return (await readFile(file, 'utf8')).trim();
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
+    const keys = generateKey();
+    await writeFile(file, `${keys}\n`, { mode: 0o600, flag: 'wx' });
+    return keys;
+  }
 };
 
 /** A new master key in the form parseKeys takes. */

@@ -99,7 +99,7 @@ export const hold = script({
       case 'ended':
         return { outcome: 'ended', state: stateOf(reply[1]) };
       default:
-        return wordOf(reply);
+        return wordOf<'rebuilding' | 'conflict' | 'unknown' | 'limit' | 'taken' | 'none'>(reply);
     }
   },
 });
@@ -121,7 +121,7 @@ export const order = script({
       case 'ended':
         return { outcome: 'ended', state: stateOf(reply[1]) };
       default:
-        return wordOf(reply);
+        return wordOf<'rebuilding' | 'missing' | 'foreign' | 'late'>(reply);
     }
   },
 });
@@ -129,7 +129,7 @@ export const order = script({
 /** An ended hold says with which word it ended. */
 type Ended<W extends string> = { outcome: W } | { outcome: 'ended'; state: HoldState };
 const readEnded = <W extends string>(reply: Reply): Ended<W> =>
-  reply[0] === 'ended' ? { outcome: 'ended', state: stateOf(reply[1]) } : wordOf(reply);
+  reply[0] === 'ended' ? { outcome: 'ended', state: stateOf(reply[1]) } : wordOf<W>(reply);
 
 export const reopen = script({
   name: 'booking.reopen',

@@ -4,7 +4,7 @@
 // a silent default.
 
 import { readFileSync } from 'node:fs';
-import type { Redis } from '../kernel/redis.ts';
+import { type Redis, scriptCommands } from '../kernel/redis.ts';
 
 /** What comes back from Redis: the outcome word, then strings, integers or nested arrays. */
 export type Reply = readonly [word: string, ...values: unknown[]];
@@ -28,7 +28,7 @@ export type ScriptArgs<A extends string> = {
 
 export type Script<K extends string, A extends string, O> = ScriptSpec<K, A, O> & {
   source: string;
-  /** Runs on any client; the command is defined on it at first use. */
+  /** Runs on any client made by kernel/redis.ts after this binding. */
   run(redis: Redis, keys: Record<K, string>, args: ScriptArgs<A>): Promise<O>;
 };
 
@@ -46,15 +46,11 @@ type Defined = Record<string, (...args: (string | number)[]) => Promise<unknown>
 export const script = <K extends string, A extends string, O>(spec: ScriptSpec<K, A, O>): Script<K, A, O> => {
   const source = readFileSync(new URL(`./${spec.name.replace('.', '/')}.lua`, import.meta.url), 'utf8');
   const command = `ar_${spec.name.replace('.', '_')}`;
-  const bound = new WeakSet<Redis>();
+  scriptCommands.set(command, { lua: source, numberOfKeys: spec.keys.length });
   return {
     ...spec,
     source,
     async run(redis, keys, args) {
-      if (!bound.has(redis)) {
-        redis.defineCommand(command, { numberOfKeys: spec.keys.length, lua: source });
-        bound.add(redis);
-      }
       const flat: (string | number)[] = spec.keys.map((name) => keys[name]);
       for (const name of spec.args) {
         // The argument record has exactly the names of `args`, with the dots taken off (ScriptArgs).
@@ -64,7 +60,7 @@ export const script = <K extends string, A extends string, O>(spec: ScriptSpec<K
         if (typeof value === 'object') flat.push(...value);
         else flat.push(value as string | number);
       }
-      // defineCommand above has put this method on the client; ioredis cannot type it.
+      // createRedis has defined this command (ioredis `defineCommand`) on the client; its type cannot say so.
       const reply = await (redis as unknown as Defined)[command]!(...flat);
       if (!Array.isArray(reply) || typeof reply[0] !== 'string' || !spec.outcomes.includes(reply[0]))
         throw new UnknownOutcome(spec.name, Array.isArray(reply) ? reply[0] : reply);

@@ -18,5 +18,6 @@ local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
 if state == 'held' and tonumber(expiresAt) <= now then return { 'late' } end
 
 redis.call('HSET', holdsKey, holdId, 'ordered' .. rest)
+redis.call('HINCRBY', seatsKey, 'version', 1)
 redis.call('ZADD', expiriesKey, now + leaseMs, holdId)
 return { 'ordered', 'ordered' .. rest }

@@ -15,5 +15,6 @@ if e ~= epoch or n ~= number then return { 'fenced' } end
 if state ~= 'held' and state ~= 'ordered' then return { 'ended', state } end
 
 redis.call('HSET', holdsKey, holdId, 'held' .. rest)
+redis.call('HINCRBY', seatsKey, 'version', 1)
 redis.call('ZADD', expiriesKey, expiresAt, holdId)
 return { 'held' }

@@ -1,7 +1,7 @@
 -- room.promote: lets in as many from the head of the line as rate, cap and gate allow at this instant, and writes
 -- one record in the entry stream. Whoever has not been heard from within the grace is parked instead, when
 -- presence is known at all. The rate is a token bucket in units of 1/60000 user, so that a millisecond adds
--- exactly newUsersPerMinute units and no fraction is ever lost.
+-- exactly newUsersPerMinute units and no fraction is ever lost. A clock that went back earns nothing, once.
 -- KEYS: room line parked promoted active places here entries
 -- ARGV: nowMs(ms, '' = Redis TIME) promoteMax(places) examineMax(places)
 -- Returns: unknown | gated <reason> | idle | spent <free> | promoted <promoted> <parked> <more> <promoted placeIds>
@@ -21,8 +21,9 @@ if f[14] == '1' then return { 'gated', 'queueAll' } end
 if now < tonumber(f[4]) then return { 'gated', 'recovering' } end
 if now < tonumber(f[2]) then return { 'gated', 'notOpen' } end
 if closesAt > 0 and now >= closesAt then return { 'gated', 'closed' } end
-local limit = tonumber(f[6]) * 60000
-local tokens = math.min(limit, tonumber(f[8]) + math.max(0, now - tonumber(f[9])) * tonumber(f[5]))
+local earned = math.max(0, now - tonumber(f[9])) * tonumber(f[5])
+local tokens = math.min(tonumber(f[6]) * 60000, tonumber(f[8]) + earned)
+if now < tonumber(f[9]) then redis.call('HSET', roomKey, 'tokensAt', now) end
 local head = redis.call('ZRANGE', lineKey, 0, examineMax - 1, 'WITHSCORES')
 if #head == 0 then return { 'idle' } end
 local free = tonumber(f[7]) - redis.call('ZCARD', activeKey) - redis.call('ZCARD', promotedKey)

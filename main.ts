@@ -1,0 +1,293 @@
+// The composition root: reads the configuration, opens the stores, starts the roles named in ANTEROOM_ROLES and
+// stops them in reverse. The gateway starts last and stops first, so that nobody is let in to something that is
+// not there. Everything a part needs is handed to it here.
+
+import { mkdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createAdmin, ensureFirstOperator } from './admin/admin.ts';
+import { createBookingCore, seedEvent } from './booking-core/booking-core.ts';
+import { demoEvent } from './booking-core/demo.ts';
+import { createSandbox } from './booking-core/sandbox/sandbox.ts';
+import { createRuleBook } from './bots/rules.ts';
+import { createBroker } from './broker/broker.ts';
+import { createDispatcher } from './dispatcher/dispatcher.ts';
+import { createGateway } from './gateway/gateway.ts';
+import { createJudge } from './gateway/judging.ts';
+import { createLimits } from './gateway/limits.ts';
+import { systemClock } from './kernel/clock.ts';
+import { type Config, ConfigFault, readConfig } from './kernel/config.ts';
+import { createFetcher } from './kernel/fetch.ts';
+import { createServer } from './kernel/http.ts';
+import { createLog } from './kernel/log.ts';
+import { createMetrics, createMetricsServer } from './kernel/metrics.ts';
+import { checkRedisSettings, connectRedis, createRedis, withoutSecret } from './kernel/redis.ts';
+import { startEmbeddedRedis } from './kernel/redis-server.ts';
+import type { Role, RoleName } from './kernel/role.ts';
+import { createSql } from './kernel/sql.ts';
+import { createTokens, createUserTokens, loadKeys, parseKeys } from './kernel/token.ts';
+import { createIdentifier } from './line/identify.ts';
+import { createRoomStore, ensureRoom, syncRooms } from './line/rooms.ts';
+import { defaultSettings } from './line/settings.ts';
+import { createView } from './line/view.ts';
+import { cookieNames } from './line/visitor.ts';
+
+const DEMO_ROOM = 'demo';
+
+type Stop = { name: string; stop(): Promise<unknown> | unknown };
+
+/** A deadline for one step of stopping, so that nothing can keep the process for ever. */
+const within = async (ms: number, work: Promise<unknown>): Promise<boolean> => {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), ms);
+  });
+  const done = await Promise.race([work.then(() => true), late]);
+  clearTimeout(timer);
+  return done;
+};
+
+const run = async (config: Config, options: { fresh: boolean }): Promise<() => Promise<void>> => {
+  const log = createLog({ level: config.logLevel });
+  const clock = systemClock;
+  const metrics = createMetrics();
+  const stops: Stop[] = [];
+  const has = (role: RoleName): boolean => config.roles.includes(role);
+  const say = (line: string): boolean => process.stdout.write(`${line}\n`);
+
+  const stopAll = async (): Promise<void> => {
+    for (const { name, stop } of stops.reverse()) {
+      try {
+        if (!(await within(config.stopMs, Promise.resolve(stop())))) log.warn('stop-late', { part: name });
+      } catch (error) {
+        log.error('stop-failed', { part: name, error: error instanceof Error ? error : String(error) });
+      }
+    }
+  };
+
+  try {
+    if (options.fresh && config.redisUrl === '') {
+      for (const part of ['redis', 'pgdata', 'keys', 'sandbox'])
+        await rm(join(config.dataFolder, part), { recursive: true, force: true });
+      say('Started anew: the data folder was emptied.');
+    }
+    await mkdir(config.dataFolder, { recursive: true });
+
+    // Stores
+    const embedded =
+      config.redisUrl === ''
+        ? await startEmbeddedRedis({ folder: join(config.dataFolder, 'redis'), log })
+        : undefined;
+    if (embedded !== undefined) stops.push({ name: 'redis', stop: () => embedded.stop() });
+    const redisUrl = embedded?.url ?? config.redisUrl;
+    const connect = async (purpose: string, blocking = false) => {
+      const client = createRedis({ url: redisUrl, config, log, purpose, blocking });
+      stops.push({ name: `redis-${purpose}`, stop: () => client.disconnect() });
+      await connectRedis(client, withoutSecret(redisUrl));
+      return client;
+    };
+    const redis = await connect('main');
+    await checkRedisSettings(redis, log);
+    const keysText =
+      config.keys === '' && embedded !== undefined
+        ? await loadKeys(join(config.dataFolder, 'keys'))
+        : config.keys;
+    const keys = parseKeys(keysText);
+    if (keys === undefined)
+      throw new Error(
+        'ANTEROOM_KEYS is missing or malformed. With a Redis of your own, give all processes the same value; make one with `npm run keys`.',
+      );
+    const sql = await createSql({ config, log });
+    stops.push({ name: 'sql', stop: () => sql.close() });
+    const rooms = createRoomStore(sql);
+    await rooms.migrate();
+
+    // What several roles share
+    const here = (port: number): string =>
+      `http://${config.host === '0.0.0.0' ? '127.0.0.1' : config.host}:${port}`;
+    const publicUrl = config.publicUrl || here(config.publicPort);
+    const bookingUrl = config.bookingUrl || here(config.bookingPort);
+    const names = cookieNames(publicUrl);
+    const tokens = createTokens({ keys, issuer: publicUrl });
+    const fetcher = createFetcher({
+      connectionsMax: config.originConnectionsMax,
+      headersTimeoutMs: config.originTimeoutMs,
+    });
+    stops.push({ name: 'fetcher', stop: () => fetcher.close() });
+    const view = createView({ redis, log, everyMs: Math.min(1000, config.snapshotMs) });
+    stops.push({ name: 'view', stop: () => view.stop() });
+    const roles: Role[] = [];
+    const started = (role: Role): void => {
+      roles.push(role);
+      stops.push({ name: role.name, stop: () => role.stop() });
+    };
+    const health = createMetricsServer({ config, log, metrics, roles: () => roles });
+    stops.push({ name: 'metrics', stop: () => health.close() });
+
+    // The demo, before anybody looks for it
+    const demo =
+      config.demo === 'on' || (config.demo === 'auto' && config.redisUrl === '' && config.databaseUrl === '');
+    await syncRooms({ rooms, redis });
+    if (demo)
+      await ensureRoom({
+        rooms,
+        redis,
+        room: DEMO_ROOM,
+        settings: {
+          ...defaultSettings,
+          title: 'The Long Night — live in concert',
+          routes: ['/demo', '/v1/events'],
+          newUsersPerMinute: 60,
+          burst: 5,
+          totalActiveUsers: 100,
+        },
+      });
+
+    // Roles, in the order they depend on each other
+    if (has('dispatcher'))
+      started(await createDispatcher({ config, redis: await connect('dispatcher'), rooms, log, metrics }));
+    if (has('booking-core')) {
+      const sandbox = createSandbox({ config, log });
+      await sandbox.start();
+      stops.push({ name: 'sandbox', stop: () => sandbox.stop() });
+      started(
+        await createBookingCore({
+          config,
+          sql,
+          redis: await connect('booking'),
+          tokens,
+          log,
+          metrics,
+          fetcher,
+        }),
+      );
+      if (demo) await seedEvent(sql, redis, demoEvent);
+    }
+    let firstToken: string | undefined;
+    if (has('admin')) {
+      started(await createAdmin({ config, sql, redis: await connect('admin'), rooms, tokens, log, clock }));
+      firstToken = (await ensureFirstOperator(sql, config)).token;
+    }
+    if (has('gateway') || has('broker')) {
+      await view.refresh();
+      const server = createServer({
+        name: 'public',
+        host: config.host,
+        port: config.publicPort,
+        log,
+        bodyBytesMax: config.bodyBytesMax,
+        slowReaderMs: config.slowReaderMs,
+        trustedProxies: config.trustedProxies,
+        headers: [
+          ['x-content-type-options', 'nosniff'],
+          ['referrer-policy', 'same-origin'],
+          ...(names.secure ? [['strict-transport-security', 'max-age=31536000'] as const] : []),
+        ],
+        observe: ({ route, method, status, seconds }) =>
+          metrics.observe(
+            'request_seconds',
+            { route, method, status: `${Math.floor(status / 100)}xx` },
+            seconds,
+          ),
+      });
+      const users = await userTokens(config);
+      const identifier = createIdentifier({
+        redis,
+        tokens,
+        users,
+        names,
+        jwtCookie: config.jwtCookie,
+        visitorDays: config.visitorDays,
+        nowMs: () => view.redisNowMs(),
+      });
+      if (has('broker'))
+        started(
+          createBroker({
+            config: { ...config, publicUrl },
+            server,
+            redis,
+            reader: await connect('broker-reader', true),
+            view,
+            tokens,
+            identifier,
+            log,
+            metrics,
+          }),
+        );
+      if (has('gateway')) {
+        const limits = createLimits({ config, redis, clock, metrics });
+        const judge = createJudge({ config, redis, rules: createRuleBook({ log }), clock, log, metrics });
+        started(
+          createGateway({
+            config,
+            server,
+            redis,
+            reader: await connect('gateway-reader', true),
+            view,
+            tokens,
+            identifier,
+            names,
+            limits,
+            judge,
+            fetcher,
+            publicUrl,
+            bookingUrl,
+            log,
+            metrics,
+          }),
+        );
+      }
+      await server.listen();
+      stops.push({ name: 'public', stop: () => server.close(config.stopMs / 2) });
+    }
+    await health.listen();
+
+    log.info('ready', { roles: config.roles });
+    if (has('gateway')) say(`\n  The sale      ${publicUrl}${demo ? '/demo' : ''}`);
+    if (has('admin')) say(`  Admin         ${config.adminUrl || here(config.adminPort)}`);
+    if (firstToken !== undefined) say(`  First token   ${firstToken}   (shown once; sign in with it)`);
+    say(`  Metrics       ${here(config.metricsPort)}/metrics\n`);
+    return stopAll;
+  } catch (error) {
+    await stopAll();
+    throw error;
+  }
+};
+
+const userTokens = async (config: Config) => {
+  const { jwksUrl, jwksFile, jwtIssuer: issuer, jwtAudience: audience } = config;
+  if (jwksUrl !== '') return createUserTokens({ jwks: { url: jwksUrl }, issuer, audience });
+  if (jwksFile !== '')
+    return createUserTokens({
+      jwks: { keys: JSON.parse(await readFile(jwksFile, 'utf8')) },
+      issuer,
+      audience,
+    });
+  return undefined;
+};
+
+const main = async (): Promise<void> => {
+  const unknown = process.argv.slice(2).filter((argument) => argument !== '--fresh');
+  if (unknown.length > 0) throw new Error(`unknown argument ${unknown[0]}; the only one is --fresh`);
+  const stop = await run(readConfig(process.env), { fresh: process.argv.includes('--fresh') });
+  let stopping = false;
+  const end = (): void => {
+    if (stopping) return;
+    stopping = true;
+    process.stdout.write('Stopping…\n');
+    stop().then(
+      () => process.exit(0),
+      () => process.exit(1),
+    );
+  };
+  process.on('SIGINT', end);
+  process.on('SIGTERM', end);
+};
+
+main().catch((error: unknown) => {
+  const cause =
+    error instanceof Error && error.cause instanceof Error ? `\n  because: ${error.cause.message}` : '';
+  process.stderr.write(
+    `${error instanceof ConfigFault || error instanceof Error ? error.message : String(error)}${cause}\n`,
+  );
+  process.exit(1);
+});
