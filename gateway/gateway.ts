@@ -135,19 +135,23 @@ export const createGateway = (options: GatewayOptions): Role => {
   // Places and passes
 
   server.route('POST', '/v1/rooms/:room/places', async (request) => {
-    const told = await places.join(request, textFields(request, ['receipt']));
+    const told = await places.join(request, places.roomOf(request), textFields(request, ['receipt']));
     return json(told.created ? 201 : 200, told.status, told.headers);
   });
   server.route('GET', '/v1/rooms/:room/places/me', async (request) => {
-    const told = await places.status(request);
+    const told = await places.status(request, places.roomOf(request));
     return json(200, told.status, told.headers);
   });
   server.route('DELETE', '/v1/rooms/:room/places/me', async (request) => ({
     status: 204,
-    headers: await places.leave(request),
+    headers: await places.leave(request, places.roomOf(request)),
   }));
   server.route('POST', '/v1/rooms/:room/pass', async (request) => {
-    const { session, headers } = await places.claim(request, textFields(request, ['claim']));
+    const { session, headers } = await places.claim(
+      request,
+      places.roomOf(request),
+      textFields(request, ['claim']),
+    );
     return json(
       200,
       {

@@ -10,7 +10,7 @@ import type { View } from '../line/view.ts';
 import type { CookieNames } from '../line/visitor.ts';
 import { createAssets } from './page/assets.ts';
 import { pageSecurityPolicy, renderProblemPage, renderWaitingPage, type WaitingView } from './page/page.ts';
-import type { Header, PlaceStatus, Places } from './places.ts';
+import type { At, Header, PlaceStatus, Places } from './places.ts';
 
 const HTML: readonly Header[] = [
   ['content-type', 'text/html; charset=utf-8'],
@@ -79,15 +79,15 @@ export const createPageRoutes = (options: {
   /** What this request's place looks like; a visitor without one is told so, never given one. */
   const toldOf = async (
     request: Request,
-    room: RoomId,
+    at: At,
   ): Promise<{ status: PlaceStatus | undefined; headers: Header[] }> => {
     const shows =
       request.cookie(names.visitor) !== undefined ||
-      request.cookie(names.receipt(room)) !== undefined ||
+      request.cookie(names.receipt(at.room)) !== undefined ||
       request.header('authorization') !== undefined;
     if (!shows) return { status: undefined, headers: [] };
     try {
-      return await places.status({ ...plain(request), params: { room } });
+      return await places.status(request, at);
     } catch (error) {
       if (
         error instanceof Refusal &&
@@ -106,15 +106,8 @@ export const createPageRoutes = (options: {
     }
   };
 
-  /** A request is an object with getters; this keeps them working behind a copy with other parameters. */
-  const plain = (request: Request): Request =>
-    Object.create(request, {
-      params: { value: {}, writable: true, enumerable: true, configurable: true },
-    }) as Request; // Same object behind, one property covered.
-
   const waitingPage = async (request: Request, room: RoomId, snapshot: Snapshot): Promise<Answer> => {
-    const covered = Object.create(request, { params: { value: { room } } }) as Request; // As above.
-    const told = await toldOf(covered, room);
+    const told = await toldOf(request, { room, snapshot });
     const target = request.query === '' ? request.path : `${request.path}?${request.query}`;
     return page(
       200,
@@ -182,7 +175,7 @@ export const createPageRoutes = (options: {
       '/rooms/:room',
       framed(async (request) => {
         const { room, snapshot } = places.roomOf(request);
-        const told = await toldOf(request, room);
+        const told = await toldOf(request, { room, snapshot });
         const query = new URLSearchParams(request.query);
         return page(
           200,
@@ -207,11 +200,11 @@ export const createPageRoutes = (options: {
         const back = `/rooms/${room}?returnTo=${encodeURIComponent(returnTo)}`;
         switch (form.get('act')) {
           case 'join':
-            return seeOther(back, (await places.join(request, {})).headers);
+            return seeOther(back, (await places.join(request, { room, snapshot }, {})).headers);
           case 'enter':
-            return seeOther(returnTo, (await places.claim(request, {})).headers);
+            return seeOther(returnTo, (await places.claim(request, { room, snapshot }, {})).headers);
           case 'leave':
-            return seeOther(back, await places.leave(request));
+            return seeOther(back, await places.leave(request, { room, snapshot }));
           default:
             throw new Refusal('bad-field', { detail: '`act` must be join, enter or leave' });
         }

@@ -49,12 +49,19 @@ export type PlaceStatus = {
 
 export type Told = { status: PlaceStatus; headers: Header[]; created: boolean };
 
+/** A room that exists, with its newest snapshot. */
+export type At = { room: RoomId; snapshot: Snapshot };
+
 export type Places = {
-  roomOf(request: Request): { room: RoomId; snapshot: Snapshot };
-  join(request: Request, given: { receipt?: string }): Promise<Told>;
-  status(request: Request): Promise<Told>;
-  leave(request: Request): Promise<Header[]>;
-  claim(request: Request, given: { claim?: string }): Promise<{ session: Session; headers: Header[] }>;
+  roomOf(request: Request): At;
+  join(request: Request, at: At, given: { receipt?: string }): Promise<Told>;
+  status(request: Request, at: At): Promise<Told>;
+  leave(request: Request, at: At): Promise<Header[]>;
+  claim(
+    request: Request,
+    at: At,
+    given: { claim?: string },
+  ): Promise<{ session: Session; headers: Header[] }>;
 };
 
 const YEAR_SECONDS = 31_536_000;
@@ -73,7 +80,7 @@ export const createPlaces = (options: {
   const { config, redis, view, tokens, identifier, names, limits, judge, metrics } = options;
   const drawKey = tokens.derive('draw');
 
-  const roomOf = (request: Request): { room: RoomId; snapshot: Snapshot } => {
+  const roomOf = (request: Request): At => {
     const room = parseRoomId(request.params.room);
     if (room === undefined) throw new Refusal('bad-id');
     const snapshot = view.of(room);
@@ -192,8 +199,7 @@ export const createPlaces = (options: {
   return {
     roomOf,
 
-    async join(request, given) {
-      const { room, snapshot } = roomOf(request);
+    async join(request, { room, snapshot }, given) {
       await limit(request, undefined, 1);
       const receipt = givenReceipt(room, snapshot, given.receipt);
       const identity = await identifier.identify(request, room, snapshot, receipt);
@@ -242,8 +248,7 @@ export const createPlaces = (options: {
       }
     },
 
-    async status(request) {
-      const { room, snapshot } = roomOf(request);
+    async status(request, { room, snapshot }) {
       const identity = await identifier.identify(request, room, snapshot);
       await limit(request, identity.visitor, 1);
       const keys = roomKeys(room);
@@ -275,8 +280,7 @@ export const createPlaces = (options: {
       }
     },
 
-    async leave(request) {
-      const { room, snapshot } = roomOf(request);
+    async leave(request, { room, snapshot }) {
       const identity = await identifier.identify(request, room, snapshot);
       const done = await orUnavailable(
         leave.run(redis, roomKeys(room), { nowMs: '', placeId: identity.placeId }),
@@ -286,8 +290,7 @@ export const createPlaces = (options: {
       return clearRoomCookies(names, room);
     },
 
-    async claim(request, given) {
-      const { room, snapshot } = roomOf(request);
+    async claim(request, { room, snapshot }, given) {
       const identity = await identifier.identify(request, room, snapshot);
       await limit(request, identity.visitor, 1);
       const keys = roomKeys(room);

@@ -89,6 +89,17 @@ export const configTable = {
     '',
     'Where booking-core reaches the gateway to end a session. Empty: http://<host>:<port>.',
   ),
+  sandboxUrl: text(
+    'ANTEROOM_SANDBOX_URL',
+    '',
+    'Where booking-core reaches the sandbox payment provider. Empty: http://<host>:<sandbox port>.',
+  ),
+  sandboxSecret: text(
+    'ANTEROOM_SANDBOX_SECRET',
+    'sandbox-only',
+    'Shared by booking-core and the sandbox payment provider; signs its webhooks.',
+    { secret: true },
+  ),
   adminUrl: text(
     'ANTEROOM_ADMIN_URL',
     '',

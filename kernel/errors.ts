@@ -20,6 +20,7 @@ export const errorTable = {
   'wrong-type': [415, 'Send the body as `application/json`.'],
   'not-found': [404, 'There is nothing at this address.'],
   'wrong-method': [405, 'This address does not take that method. See the `Allow` header.'],
+  'upgrade-required': [426, 'This address is a WebSocket. Open it as one.'],
   // Who the caller is
   'token-invalid': [401, 'The token is not valid here. Sign in again.'],
   'token-missing': [401, 'Sign in first: send an `Authorization: Bearer` header.'],

@@ -5,38 +5,37 @@
 // refused and its connection closed; no route runs before its whole body has arrived; a stream keeps at most
 // the newest frame for a slow reader and is closed when it stays unwritable for `slowReaderMs`.
 
+import type {
+  HttpRequest,
+  HttpResponse,
+  us_listen_socket,
+  us_socket_context_t,
+  WebSocket,
+} from 'uWebSockets.js';
+import { randomBytes } from 'node:crypto';
+import { createRequire } from 'node:module';
+import { createAddressReader } from './address.ts';
+import {
+  type Answer,
+  declaredLength,
+  type HeaderList,
+  headLines,
+  problem,
+  problemFrom,
+  statusLine,
+} from './answer.ts';
+import { type ErrorCode, Refusal } from './errors.ts';
+import { Exchange, type Request } from './exchange.ts';
+import { createHeadReader } from './head.ts';
 import type { Log } from './log.ts';
+import { Outbox } from './outbox.ts';
+import { isPlainPath, isPlainQuery } from './path.ts';
+import { createRouter } from './router.ts';
+
+export { type Answer, json, problem } from './answer.ts';
+export type { Request } from './exchange.ts';
 
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE' | 'HEAD' | 'OPTIONS';
-
-export type Request = {
-  readonly method: string;
-  /** As received, checked to be in plain form; without the query. */
-  readonly path: string;
-  /** Without `?`; empty when there is none. */
-  readonly query: string;
-  /** Values of `:name` in the pattern. */
-  readonly params: Readonly<Record<string, string>>;
-  /** Header by lower-case name; undefined when absent. Repeatable headers are joined with `, `. */
-  header(name: string): string | undefined;
-  /** In wire order, names in lower case. */
-  readonly headers: readonly (readonly [name: string, value: string])[];
-  cookie(name: string): string | undefined;
-  /** The address of the fan: of the socket, or as a trusted proxy tells it. IPv4-mapped addresses are IPv4. */
-  readonly address: string;
-  readonly id: string;
-  /** The whole body; empty for none. */
-  readonly body: Buffer;
-  /** Aborted when the client has left. */
-  readonly signal: AbortSignal;
-};
-
-export type Answer = {
-  status: number;
-  headers?: readonly (readonly [name: string, value: string])[];
-  /** A stream is sent as it comes, with backpressure; an error in it ends the connection. */
-  body?: string | Uint8Array | AsyncIterable<Uint8Array>;
-};
 
 /** One server-sent-event stream. */
 export type EventStream = {
@@ -53,9 +52,9 @@ export type EventStream = {
 /** Answer of a route that becomes an event stream: `open` is called once the head has been written. */
 export type Stream = {
   stream: true;
-  headers?: readonly (readonly [name: string, value: string])[];
+  headers?: HeaderList;
   open(stream: EventStream): void;
-  /** Called exactly once, whoever ended it. */
+  /** Called exactly once after the route has given this, whoever ended it, even if the fan left before `open`. */
   closed(): void;
 };
 
@@ -71,6 +70,7 @@ export type Upgrade = {
   upgrade: true;
   open(socket: Socket): void;
   message(socket: Socket, text: string): void;
+  /** As Stream.closed. */
   closed(): void;
 };
 
@@ -88,6 +88,7 @@ export type Server = {
   socket(pattern: string, run: SocketHandler): void;
   /** Whatever no pattern matches; without one, 404. */
   otherwise(run: Handler, options?: RouteOptions): void;
+  /** Rejects with a sentence that names the port when it cannot be had. */
   listen(): Promise<{ port: number }>;
   /** Stops accepting, lets requests finish for up to `graceMs`, then closes everything. */
   close(graceMs: number): Promise<void>;
@@ -97,25 +98,613 @@ export type ServerOptions = {
   name: string;
   host: string;
   port: number;
+  /** Refuse to share the port with another process; by default several processes may serve one port. */
+  exclusive?: boolean;
   log: Log;
   bodyBytesMax: number;
   slowReaderMs: number;
   trustedProxies: readonly string[];
   /** Added to every answer (security headers). */
-  headers?: readonly (readonly [name: string, value: string])[];
-  /** Sees every finished request: pattern, method, status and seconds. */
+  headers?: HeaderList;
+  /** Sees every finished request: pattern, method, status and seconds. A stream counts when it opens. */
   observe?: (seen: { route: string; method: string; status: number; seconds: number }) => void;
 };
 
-/** A JSON answer. */
-export const json = (
-  status: number,
-  value: unknown,
-  headers: readonly (readonly [string, string])[] = [],
-): Answer => ({
-  status,
-  headers: [['content-type', 'application/json; charset=utf-8'], ['cache-control', 'no-store'], ...headers],
-  body: JSON.stringify(value),
-});
+type Uws = typeof import('uWebSockets.js');
+type Wired = Exchange<HttpResponse>;
+type Route =
+  | { kind: 'http'; pattern: string; run: Handler; bodyBytesMax: number }
+  | { kind: 'socket'; pattern: string; run: SocketHandler; bodyBytesMax: number };
 
-export declare const createServer: (options: ServerOptions) => Server;
+const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']);
+const LISTEN_SHARED = 0;
+const LISTEN_EXCLUSIVE = 1;
+/** A fan sends a word now and then; anything longer is not ours. */
+const MESSAGE_BYTES_MAX = 4096;
+/** Only ever reached when one frame is larger than this, since nothing is written to a slow socket. */
+const SOCKET_BACKPRESSURE_BYTES = 65_536;
+/** Seconds without a word until a WebSocket is closed; pings go out on their own in between. */
+const SOCKET_IDLE_S = 60;
+const SWEEP_MS = 500;
+const STREAM_HEADERS: HeaderList = [
+  ['content-type', 'text/event-stream'],
+  ['cache-control', 'no-store'],
+  // Tells nginx not to gather frames before it passes them on.
+  ['x-accel-buffering', 'no'],
+];
+/**
+ * A body has 15 s, and one more for every 500 bytes that have come: a drip of single bytes is over within 20 s,
+ * while a phone on a bad line may take its time. (The rule is that of Apache's mod_reqtimeout.)
+ */
+const BODY_MS = 15_000;
+const BODY_BYTES_PER_SECOND = 500;
+
+let loaded: Uws | undefined;
+const loadUws = (): Uws => {
+  if (loaded !== undefined) return loaded;
+  // Read once by the native library while it loads, and only from the environment, hence the one write to it
+  // outside kernel/config.ts. Its own limit of 4,096 bytes depends on how a head is cut into segments.
+  process.env.UWS_HTTP_MAX_HEADERS_SIZE = '16384';
+  // The package describes itself with these types; a missing binary throws here with the platforms that work.
+  loaded = createRequire(import.meta.url)('uWebSockets.js') as Uws;
+  return loaded;
+};
+
+/** What the server keeps an eye on: cut when it has been slow, or has been sending its body, for too long. */
+type Watched = { isLate(nowMs: number): boolean; cut(): void };
+
+// One write to an event stream must be corked, or its four small pieces are four system calls. A closure for every
+// frame would be garbage for every frame; these variables live only during the call to `cork`.
+let corkedWire: HttpResponse | undefined;
+let corkedFrame = '';
+let corkedOk = true;
+const writeCorked = (): void => {
+  corkedOk = corkedWire!.write(corkedFrame);
+};
+/** A comment of the event-stream format: opens the body, and pushes out what the socket still holds. */
+const COMMENT = ':\n\n';
+
+class StreamLink extends Outbox implements EventStream {
+  private readonly wire: HttpResponse;
+  private readonly over: (link: StreamLink) => void;
+  readonly route: Stream;
+
+  constructor(wire: HttpResponse, route: Stream, over: (link: StreamLink) => void) {
+    super();
+    this.wire = wire;
+    this.route = route;
+    this.over = over;
+  }
+
+  protected override put(frame: string): boolean {
+    corkedWire = this.wire;
+    corkedFrame = frame;
+    this.wire.cork(writeCorked);
+    corkedWire = undefined;
+    return corkedOk;
+  }
+
+  /** With a writable handler the library no longer drains by itself: only a write does, hence the comment. */
+  writable(): boolean {
+    if (!this.closed && this.put(COMMENT)) this.resume();
+    return true;
+  }
+
+  end(): void {
+    if (this.closed) return;
+    const last = this.takeAll().join('');
+    this.wire.cork(() => {
+      if (last !== '') this.wire.write(last);
+      this.wire.end(undefined, true);
+    });
+    this.finish();
+  }
+
+  override cut(): void {
+    if (!this.closed) this.wire.close();
+    this.finish();
+  }
+
+  finish(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.takeAll();
+    this.over(this);
+  }
+}
+
+class SocketLink extends Outbox implements Socket {
+  private readonly over: (link: SocketLink) => void;
+  private native: WebSocket<{ link: SocketLink }> | undefined;
+  readonly route: Upgrade;
+
+  constructor(route: Upgrade, over: (link: SocketLink) => void) {
+    super();
+    this.route = route;
+    this.over = over;
+  }
+
+  attach(native: WebSocket<{ link: SocketLink }>): void {
+    this.native = native;
+  }
+
+  /** `send` answers 1 for sent, 0 for taken but not all sent, 2 for dropped, which our pausing makes impossible. */
+  protected override put(message: string): boolean {
+    return this.native === undefined || this.native.send(message) === 1;
+  }
+
+  drained(): void {
+    if (!this.closed && this.native?.getBufferedAmount() === 0) this.resume();
+  }
+
+  end(code: number, reason: string): void {
+    if (this.closed) return;
+    for (const message of this.takeAll()) this.native?.send(message);
+    // The library calls the close handler, and through it `finish`, before this returns.
+    this.native?.end(code, reason);
+    this.finish();
+  }
+
+  override cut(): void {
+    if (!this.closed) this.native?.close();
+    this.finish();
+  }
+
+  finish(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.native = undefined;
+    this.takeAll();
+    this.over(this);
+  }
+}
+
+const isStreamed = (body: Answer['body']): body is AsyncIterable<Uint8Array> =>
+  typeof body === 'object' && Symbol.asyncIterator in body;
+
+/** Throws when a trusted proxy is not an address, or when the native library cannot run on this system. */
+export const createServer = (options: ServerOptions): Server => {
+  const { name, host, port, log, slowReaderMs, observe } = options;
+  const uws = loadUws();
+  const app = uws.App();
+  const router = createRouter<Route>();
+  const sockets = createRouter<Route>();
+  const readHead = createHeadReader();
+  const readAddress = createAddressReader(options.trustedProxies);
+  const ownLines = headLines(options.headers ?? []);
+  const idPrefix = randomBytes(5).toString('hex');
+  const links = new Set<StreamLink | SocketLink>();
+  const watched = new Set<Watched>();
+  let otherwise: Route | undefined;
+  let idCount = 0;
+  /** The exchange whose handler is running right now: its writes are corked by the library. */
+  let current: Wired | undefined;
+  /** Exchanges that wait for something: a body, a promise, a streamed answer. */
+  let pendingCount = 0;
+  let stopping = false;
+  let token: us_listen_socket | undefined;
+  let sweep: NodeJS.Timeout | undefined;
+
+  const safely = (event: string, work: () => void): void => {
+    try {
+      work();
+    } catch (error) {
+      // What a role does with its stream is its own fault; the other streams must not pay for it.
+      log.error('stream-failed', { server: name, during: event, error });
+    }
+  };
+
+  const note = (x: Wired, status: number): void =>
+    observe?.({
+      route: x.pattern,
+      method: x.method,
+      status,
+      seconds: (performance.now() - x.startedMs) / 1000,
+    });
+
+  /** Must run before anything is awaited: without it the library ends the process. */
+  const attend = (x: Wired): void => {
+    if (x.attended) return;
+    x.attended = true;
+    x.keepPeer();
+    pendingCount += 1;
+    x.wire!.onAborted(() => {
+      if (x.mode === 'over') return;
+      pendingCount -= 1;
+      x.abandon();
+      note(x, 499);
+    });
+  };
+  const settle = (x: Wired): void => {
+    if (x.attended) pendingCount -= 1;
+    x.finish();
+  };
+  const cork = (x: Wired, write: () => void): void => {
+    if (current === x) write();
+    else x.wire!.cork(write);
+  };
+  const writeHead = (x: Wired, wire: HttpResponse, status: string, lines: string): void => {
+    wire.writeStatus(status);
+    const text = x.id + ownLines + lines;
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: a head is latin1, and strings are written as UTF-8.
+    wire.writeHeader('x-request-id', /[^\x00-\x7f]/.test(text) ? Buffer.from(text, 'latin1') : text);
+  };
+  const discard = (body: Answer['body']): void => {
+    if (isStreamed(body)) body[Symbol.asyncIterator]().return?.().catch(logStray);
+  };
+  const logStray = (error: unknown): void => log.debug('body-ended-late', { server: name, error });
+
+  /** Sends a body piece by piece, as fast as the reader takes it; the reader leaving ends the source at once. */
+  const pump = async (x: Wired, answer: Answer, body: AsyncIterable<Uint8Array>): Promise<void> => {
+    const wire = x.wire!;
+    const headers = answer.headers ?? [];
+    const lines = headLines(headers);
+    const total = declaredLength(headers);
+    const source = body[Symbol.asyncIterator]();
+    let waitingSinceMs = 0;
+    let wake: (() => void) | undefined;
+    const watch: Watched = {
+      isLate: (nowMs) => waitingSinceMs > 0 && nowMs - waitingSinceMs > slowReaderMs,
+      cut: () => wire.close(),
+    };
+    const writable = async (): Promise<void> => {
+      waitingSinceMs = performance.now();
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      waitingSinceMs = 0;
+    };
+    /** Answers whether more may follow. */
+    const send = async (chunk: Uint8Array): Promise<boolean> => {
+      if (total === undefined) {
+        let ok = true;
+        wire.cork(() => {
+          ok = wire.write(chunk);
+        });
+        if (!ok) await writable();
+        return x.mode === 'answering';
+      }
+      let rest = chunk;
+      for (;;) {
+        const offset = wire.getWriteOffset();
+        if (offset + rest.length > total) throw new Error('the body is longer than its declared length');
+        let [ok, done] = [true, false];
+        wire.cork(() => {
+          [ok, done] = wire.tryEnd(rest, total);
+        });
+        if (done) settle(x);
+        if (ok || done) return !done;
+        await writable();
+        if (x.mode !== 'answering') return false;
+        rest = rest.subarray(wire.getWriteOffset() - offset);
+        if (rest.length === 0) return true;
+      }
+    };
+    attend(x);
+    x.mode = 'answering';
+    watched.add(watch);
+    x.left = () => {
+      wake?.();
+      source.return?.().catch(logStray);
+    };
+    wire.onWritable(() => {
+      wake?.();
+      return true;
+    });
+    cork(x, () => {
+      writeHead(x, wire, statusLine(answer.status), lines);
+      // The library ends the head only with the first piece. The reader of an event stream must not wait for that.
+      const plain = /\ncontent-type: text\/event-stream/i.test(lines) && !/\ncontent-encoding:/i.test(lines);
+      if (plain && total === undefined) wire.write(COMMENT);
+    });
+    try {
+      let more = true;
+      while (more) {
+        const step = await source.next();
+        if (x.mode !== 'answering') return;
+        if (step.done === true) break;
+        if (step.value.length > 0) more = await send(step.value);
+      }
+      if (x.mode !== 'answering') return;
+      if (total !== undefined && total > 0) throw new Error('the body is shorter than its declared length');
+      wire.cork(() => wire.end(undefined, stopping));
+      settle(x);
+    } catch (error) {
+      if (x.mode !== 'answering') return;
+      log.warn('answer-broken', { server: name, requestId: x.id, route: x.pattern, error });
+      wire.close();
+    } finally {
+      watched.delete(watch);
+      note(x, answer.status);
+    }
+  };
+
+  const respond = (x: Wired, answer: Answer, close = false): void => {
+    const { wire } = x;
+    const { body } = answer;
+    if (wire === undefined || x.mode !== 'open') return discard(body);
+    const headers = answer.headers ?? [];
+    const bodiless = x.method === 'HEAD' || answer.status === 204 || answer.status === 304;
+    if (isStreamed(body) && !bodiless) {
+      pump(x, answer, body).catch((error: unknown) => fail(x, error));
+      return;
+    }
+    const lines = headLines(headers);
+    cork(x, () => {
+      writeHead(x, wire, statusLine(answer.status), lines);
+      if (!bodiless) wire.end(isStreamed(body) ? undefined : body, close || stopping);
+      else {
+        const length = isStreamed(body) ? declaredLength(headers) : Buffer.byteLength(body ?? '');
+        if (length === undefined || x.method !== 'HEAD') wire.endWithoutBody();
+        else wire.endWithoutBody(length);
+      }
+    });
+    settle(x);
+    if (isStreamed(body)) discard(body);
+    note(x, answer.status);
+  };
+
+  /**
+   * Refuses and closes. The answer goes out in the next turn of the loop: were it written at once, the library would
+   * go on to read what follows in the same segment as another request, and that is how requests are smuggled.
+   */
+  const refuse = (x: Wired, code: ErrorCode, detail?: string, headers: HeaderList = []): void => {
+    attend(x);
+    setImmediate(() => respond(x, problem(code, { detail, headers }), true));
+  };
+
+  const fail = (x: Wired, error: unknown): void => {
+    if (error instanceof Refusal) {
+      if (error.cause !== undefined)
+        log.warn('request-refused', {
+          server: name,
+          requestId: x.id,
+          route: x.pattern,
+          code: error.code,
+          error: error.cause,
+        });
+      return respond(x, problemFrom(error));
+    }
+    // A client that leaves aborts what was done for it; the throw that follows is no fault.
+    if (x.mode === 'over') return log.debug('request-abandoned', { server: name, requestId: x.id, error });
+    log.error('request-failed', { server: name, requestId: x.id, route: x.pattern, error });
+    respond(x, problem('internal'));
+  };
+
+  const openStream = (x: Wired, stream: Stream): void => {
+    const { wire } = x;
+    if (wire === undefined || x.mode !== 'open') return safely('closed', stream.closed);
+    if (stopping || x.method === 'HEAD') {
+      respond(x, stopping ? problem('unavailable') : { status: 200, headers: STREAM_HEADERS });
+      return safely('closed', stream.closed);
+    }
+    const lines = headLines([...STREAM_HEADERS, ...(stream.headers ?? [])]);
+    const link = new StreamLink(wire, stream, streamOver);
+    links.add(link);
+    const tracked = x.attended;
+    wire.onAborted(() => link.finish());
+    wire.onWritable(() => link.writable());
+    cork(x, () => {
+      writeHead(x, wire, '200 OK', lines);
+      wire.write(COMMENT);
+      if (tracked) pendingCount -= 1;
+      x.attended = false;
+      x.finish();
+      note(x, 200);
+      safely('open', () => stream.open(link));
+    });
+  };
+  const streamOver = (link: StreamLink | SocketLink): void => {
+    links.delete(link);
+    safely('closed', () => link.route.closed());
+  };
+
+  const openSocket = (x: Wired, upgrade: Upgrade, key: string, context: us_socket_context_t): void => {
+    const { wire } = x;
+    if (wire === undefined || x.mode !== 'open') return safely('closed', upgrade.closed);
+    if (stopping) {
+      respond(x, problem('unavailable'));
+      return safely('closed', upgrade.closed);
+    }
+    const link = new SocketLink(upgrade, streamOver);
+    links.add(link);
+    cork(x, () => {
+      writeHead(x, wire, '101 Switching Protocols', '');
+      settle(x);
+      note(x, 101);
+      // No extension and no subprotocol is agreed to. The open handler runs before this returns.
+      wire.upgrade({ link }, key, '', '', context);
+    });
+  };
+
+  const deliver = (x: Wired, result: Answer | Stream | Upgrade, context?: us_socket_context_t): void => {
+    if ('stream' in result) openStream(x, result);
+    else if (!('upgrade' in result)) respond(x, result);
+    else if (context !== undefined) openSocket(x, result, x.header('sec-websocket-key') ?? '', context);
+  };
+
+  const run = (x: Wired, route: Route, context?: us_socket_context_t): void => {
+    try {
+      const result = route.run(x);
+      if (!('then' in result)) return deliver(x, result, context);
+      attend(x);
+      result
+        .then((value) => deliver(x, value, context))
+        .catch((error: unknown) => fail(x, error))
+        .catch((error: unknown) => log.error('request-failed', { server: name, requestId: x.id, error }));
+    } catch (error) {
+      fail(x, error);
+    }
+  };
+
+  /** Waits for the whole body, then runs the route. A body that comes too slowly, or is too long, is cut off. */
+  const collect = (x: Wired, route: Route): void => {
+    attend(x);
+    const chunks: Buffer[] = [];
+    const startedMs = performance.now();
+    let bytes = 0;
+    const wire = x.wire!;
+    const watch: Watched = {
+      isLate: (nowMs) =>
+        x.mode !== 'open' || nowMs - startedMs > BODY_MS + (bytes / BODY_BYTES_PER_SECOND) * 1000,
+      cut: () => {
+        if (x.mode === 'open') wire.close();
+        watched.delete(watch);
+      },
+    };
+    watched.add(watch);
+    wire.onData((chunk, isLast) => {
+      if (x.mode !== 'open') return;
+      bytes += chunk.byteLength;
+      if (bytes > route.bodyBytesMax) {
+        watched.delete(watch);
+        chunks.length = 0;
+        return respond(x, problem('body-too-large'), true);
+      }
+      // The library takes the chunk back after this call, so it is copied.
+      chunks.push(Buffer.from(new Uint8Array(chunk)));
+      if (!isLast) return;
+      watched.delete(watch);
+      x.body = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
+      run(x, route);
+    });
+  };
+
+  const serve = (wire: HttpResponse, native: HttpRequest, context?: us_socket_context_t): void => {
+    idCount += 1;
+    const head = readHead(native);
+    const x: Wired = new Exchange({
+      wire,
+      method: native.getCaseSensitiveMethod(),
+      path: native.getUrl(),
+      query: native.getQuery() ?? '',
+      id: `${idPrefix}-${idCount.toString(36)}`,
+      head,
+      readAddress,
+      startedMs: observe === undefined ? 0 : performance.now(),
+    });
+    if (head.fault !== '') return refuse(x, 'bad-header', head.fault);
+    if (!isPlainPath(x.path) || !isPlainQuery(x.query)) return refuse(x, 'bad-path');
+    if (!METHODS.has(x.method))
+      return refuse(x, 'wrong-method', undefined, [['allow', [...METHODS].join(', ')]]);
+    const socket = x.method === 'GET' ? sockets.find('GET', x.path) : undefined;
+    if (socket?.outcome === 'found') {
+      x.pattern = socket.route.pattern;
+      x.params = socket.params;
+      const asked = x.header('upgrade')?.toLowerCase() === 'websocket' && context !== undefined;
+      if (!asked || x.header('sec-websocket-version') !== '13')
+        return refuse(x, 'upgrade-required', undefined, [
+          ['upgrade', 'websocket'],
+          ['sec-websocket-version', '13'],
+        ]);
+      if (head.bodyBytes > 0) return refuse(x, 'bad-header', 'A handshake has no body.');
+      return run(x, socket.route, context);
+    }
+    const found = router.find(x.method, x.path);
+    if (found.outcome === 'wrong-method') {
+      if (head.bodyBytes > 0) return refuse(x, 'wrong-method', undefined, [['allow', found.allow]]);
+      return respond(x, problem('wrong-method', { headers: [['allow', found.allow]] }));
+    }
+    const route = found.outcome === 'found' ? found.route : otherwise;
+    if (route === undefined)
+      return head.bodyBytes > 0 ? refuse(x, 'not-found') : respond(x, problem('not-found'));
+    x.pattern = route.pattern;
+    if (found.outcome === 'found') x.params = found.params;
+    if (head.bodyBytes > route.bodyBytesMax) return refuse(x, 'body-too-large');
+    if (head.bodyBytes > 0) collect(x, route);
+    else run(x, route);
+  };
+
+  const guarded = (wire: HttpResponse, native: HttpRequest, context?: us_socket_context_t): void => {
+    try {
+      serve(wire, native, context);
+    } catch (error) {
+      // Only a fault in this file comes here. An exception that reached the library would end the process.
+      log.error('server-failed', { server: name, error });
+      wire.close();
+    }
+  };
+
+  app.ws<{ link: SocketLink }>('/*', {
+    maxPayloadLength: MESSAGE_BYTES_MAX,
+    maxBackpressure: SOCKET_BACKPRESSURE_BYTES,
+    idleTimeout: SOCKET_IDLE_S,
+    sendPingsAutomatically: true,
+    compression: uws.DISABLED,
+    upgrade: guarded,
+    open: (native) => {
+      const { link } = native.getUserData();
+      link.attach(native);
+      safely('open', () => link.route.open(link));
+    },
+    message: (native, message, isBinary) => {
+      const { link } = native.getUserData();
+      if (isBinary) return link.end(1003, 'text only');
+      const text = Buffer.from(message).toString('utf8');
+      safely('message', () => link.route.message(link, text));
+    },
+    drain: (native) => native.getUserData().link.drained(),
+    close: (native) => native.getUserData().link.finish(),
+  });
+  app.any('/*', guarded);
+
+  return {
+    route: (method, pattern, run, more = {}) =>
+      router.add(method, pattern, {
+        kind: 'http',
+        pattern,
+        run,
+        bodyBytesMax: more.bodyBytesMax ?? options.bodyBytesMax,
+      }),
+    socket: (pattern, run) => sockets.add('GET', pattern, { kind: 'socket', pattern, run, bodyBytesMax: 0 }),
+    otherwise(run, more = {}) {
+      otherwise = {
+        kind: 'http',
+        pattern: 'otherwise',
+        run,
+        bodyBytesMax: more.bodyBytesMax ?? options.bodyBytesMax,
+      };
+    },
+    listen: () =>
+      new Promise((resolve, reject) => {
+        // The types leave out the overload with host and options; the library takes all four.
+        const listen = app.listen.bind(app) as unknown as (
+          host: string,
+          port: number,
+          mode: number,
+          done: (token: us_listen_socket | false) => void,
+        ) => void;
+        listen(host, port, options.exclusive === true ? LISTEN_EXCLUSIVE : LISTEN_SHARED, (socket) => {
+          if (socket === false)
+            return reject(
+              new Error(
+                `Port ${port} on ${host} (${name}) cannot be opened: another program uses it, or it may not be used here. Stop that program, or choose another port.`,
+              ),
+            );
+          token = socket;
+          sweep = setInterval(() => {
+            const nowMs = performance.now();
+            for (const link of links)
+              if (link.slowSinceMs > 0 && nowMs - link.slowSinceMs > slowReaderMs) link.cut();
+            for (const some of watched) if (some.isLate(nowMs)) some.cut();
+          }, SWEEP_MS);
+          sweep.unref();
+          resolve({ port: uws.us_socket_local_port(socket) });
+        });
+      }),
+    async close(graceMs) {
+      if (stopping) return;
+      stopping = true;
+      if (token !== undefined) uws.us_listen_socket_close(token);
+      for (const link of [...links]) {
+        if (link instanceof StreamLink) link.end();
+        else link.end(1001, 'going away');
+      }
+      const untilMs = performance.now() + graceMs;
+      while (pendingCount > 0 && performance.now() < untilMs)
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      app.close();
+      clearInterval(sweep);
+    },
+  };
+};

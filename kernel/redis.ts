@@ -78,3 +78,23 @@ export const orUnavailable = async <T>(work: Promise<T>): Promise<T> => {
     throw new Refusal('unavailable', { cause });
   }
 };
+
+/** What a line needs of any Redis: never throws keys away by itself, and survives a restart. */
+const WANTED = { 'maxmemory-policy': 'noeviction', appendonly: 'yes' } as const;
+
+/** Says at start what is wrong with the settings of the Redis in use. Never refuses: the operator may know why. */
+export const checkRedisSettings = async (redis: Redis, log: Log): Promise<void> => {
+  for (const [name, wanted] of Object.entries(WANTED)) {
+    let found: unknown;
+    try {
+      found = await redis.config('GET', name);
+    } catch (error) {
+      // Managed services forbid CONFIG; that says nothing about the setting itself.
+      log.info('redis-settings-unknown', { name, wanted, error });
+      return;
+    }
+    const pairs = Array.isArray(found) ? found.map(String) : Object.entries(Object(found)).flat().map(String);
+    const value = pairs[pairs.indexOf(name) + 1];
+    if (value !== wanted) log.warn('redis-setting', { name, value, wanted });
+  }
+};

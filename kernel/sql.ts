@@ -1,5 +1,18 @@
 // One small interface over PostgreSQL: `pg` when there is an address, PGlite in a worker thread when there is
 // none, the same SQL for both. pg and PGlite are imported here (and in the worker beside it) and nowhere else.
+//
+// Promises: every statement has a deadline; a database that cannot be reached is SqlUnavailable, which a route
+// answers as `database-unavailable`; a bigint is a number while it is safe; a PGlite folder has one opener.
+
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import pg from 'pg';
+import type { Config } from './config.ts';
+import { Refusal } from './errors.ts';
+import { lockFolder } from './folder-lock.ts';
+import type { Log } from './log.ts';
 
 export type Row = Record<string, unknown>;
 
@@ -9,4 +22,284 @@ export type Sql = {
   /** Runs `work` in one transaction; a throw rolls back. Retries serialisation failures and deadlocks ≤ 3 times. */
   transaction<T>(work: (sql: Pick<Sql, 'query'>) => Promise<T>): Promise<T>;
   close(): Promise<void>;
+};
+
+/** The database cannot be reached or did not answer in time. What was asked may or may not have happened. */
+export class SqlUnavailable extends Refusal {
+  constructor(cause: unknown) {
+    super('database-unavailable', { cause });
+    this.name = 'SqlUnavailable';
+  }
+}
+
+/** SQLSTATE of an error (PostgreSQL, appendix A), or the system's own code; '' when it has none. */
+export const sqlStateOf = (error: unknown): string =>
+  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '';
+
+/** A unique constraint was violated. */
+export const isDuplicate = (error: unknown): boolean => sqlStateOf(error) === '23505';
+
+// Classes 08 (connection), 53 (resources) and 57 (shut down, starting up, statement cancelled by its deadline).
+// pg reports a lost socket, a full pool and its own read timeout without a SQLSTATE.
+const isUnavailable = (error: unknown): boolean => {
+  const code = sqlStateOf(error);
+  if (/^(?:08|53|57)/.test(code) || /^E[A-Z]+$/.test(code)) return true;
+  return (
+    error instanceof Error &&
+    code === '' &&
+    /timeout|Connection terminated|connection error|pool after calling end|not queryable/i.test(error.message)
+  );
+};
+
+const isRepeatable = (error: unknown): boolean => ['40001', '40P01'].includes(sqlStateOf(error));
+const TRIES_MAX = 4;
+
+const safely = async <T>(work: Promise<T>): Promise<T> => {
+  try {
+    return await work;
+  } catch (error) {
+    throw isUnavailable(error) ? new SqlUnavailable(error) : error;
+  }
+};
+
+/** Runs `once` again, after a short random pause, when it lost against another transaction. */
+const repeated = async <T>(once: () => Promise<T>): Promise<T> => {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await once();
+    } catch (error) {
+      if (tries >= TRIES_MAX || !isRepeatable(error)) throw error;
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * 20 * tries));
+    }
+  }
+};
+
+const INT8 = 20;
+const readInt8 = (text: string): number | bigint => {
+  const value = BigInt(text);
+  return value >= BigInt(Number.MIN_SAFE_INTEGER) && value <= BigInt(Number.MAX_SAFE_INTEGER)
+    ? Number(value)
+    : value;
+};
+
+type SqlConfig = Pick<Config, 'databaseUrl' | 'databasePoolMax' | 'databaseTimeoutMs' | 'dataFolder'>;
+
+const createPool = async (config: SqlConfig, log: Log): Promise<Sql> => {
+  const pool = new pg.Pool({
+    connectionString: config.databaseUrl,
+    max: config.databasePoolMax,
+    connectionTimeoutMillis: config.databaseTimeoutMs,
+    idle_in_transaction_session_timeout: config.databaseTimeoutMs * 2,
+    statement_timeout: config.databaseTimeoutMs,
+    // A little later than the server's own deadline, for a server that no longer answers at all.
+    query_timeout: config.databaseTimeoutMs + 500,
+    keepAlive: true,
+    application_name: 'anteroom',
+    types: {
+      getTypeParser: (oid: number, format?: 'text' | 'binary') =>
+        oid === INT8 && format !== 'binary' ? readInt8 : pg.types.getTypeParser(oid, format),
+    },
+  });
+  // An idle connection that breaks is replaced at its next use; without a listener it would end the process.
+  pool.on('error', (error) => log.warn('database-connection-lost', { error }));
+
+  const sql: Sql = {
+    async query<R extends Row>(text: string, values: readonly unknown[] = []) {
+      const result = await safely(pool.query<R>(text, [...values]));
+      return result.rows;
+    },
+    transaction: (work) =>
+      repeated(async () => {
+        const client = await safely(pool.connect());
+        let broken = false;
+        try {
+          await safely(client.query('BEGIN'));
+          const done = await work({
+            query: async <R extends Row>(text: string, values: readonly unknown[] = []) =>
+              (await safely(client.query<R>(text, [...values]))).rows,
+          });
+          await safely(client.query('COMMIT'));
+          return done;
+        } catch (error) {
+          broken = error instanceof SqlUnavailable;
+          // A connection that failed is thrown away below, which rolls back; a sound one is asked to.
+          if (!broken)
+            await client.query('ROLLBACK').catch((cause: unknown) => {
+              broken = true;
+              log.warn('database-rollback-failed', { error: cause });
+            });
+          throw error;
+        } finally {
+          client.release(broken);
+        }
+      }),
+    close: () => pool.end(),
+  };
+  try {
+    await sql.query('SELECT 1');
+  } catch (cause) {
+    await pool.end();
+    throw new Error('PostgreSQL cannot be reached. Start it, or correct ANTEROOM_DATABASE_URL.', { cause });
+  }
+  return sql;
+};
+
+/** What the worker answers; `rows` of the last statement, or the error as plain fields. */
+type WorkerReply = { id: number; rows?: Row[]; error?: { message: string; code: string } };
+
+class WorkerFault extends Error {
+  readonly code: string;
+  constructor({ message, code }: { message: string; code: string }) {
+    super(message);
+    this.name = 'SqlError';
+    this.code = code;
+  }
+}
+
+/**
+ * `--import tsx` reaches a worker in execArgv, but on Node 20 its hooks work in the main thread only. This entry
+ * registers them in the worker first; it is JavaScript as it stands, so nothing has to be able to read it.
+ */
+const workerEntry = (): URL => {
+  const register = JSON.stringify(import.meta.resolve('tsx/esm/api'));
+  const program = JSON.stringify(new URL('./sql-worker.ts', import.meta.url).href);
+  const source = `import { register } from ${register}; register(); await import(${program});`;
+  return new URL(`data:text/javascript,${encodeURIComponent(source)}`);
+};
+
+// PGlite is one connection that answers without leaving the microtask queue, so a loop of awaits would starve
+// every timer of the process: it lives in a worker. Its one connection is handed round in turns here, and a
+// transaction keeps its turn until the end; while it runs, whoever asks outside of it waits.
+const createEmbedded = async (config: SqlConfig, log: Log): Promise<Sql> => {
+  const folder = join(config.dataFolder, 'pgdata');
+  const unlock = lockFolder(folder);
+  const worker = new Worker(workerEntry(), { workerData: { folder: join(folder, 'cluster') } });
+  const waiting = new Map<number, { resolve(rows: Row[]): void; reject(error: Error): void }>();
+  let lost: Error | undefined;
+  let nextId = 1;
+
+  const lose = (error: Error): void => {
+    lost ??= error;
+    for (const { reject } of waiting.values()) reject(new SqlUnavailable(lost));
+    waiting.clear();
+  };
+  worker.on('message', (reply: WorkerReply) => {
+    const asked = waiting.get(reply.id);
+    waiting.delete(reply.id);
+    if (reply.error) asked?.reject(new WorkerFault(reply.error));
+    else asked?.resolve(reply.rows ?? []);
+  });
+  worker.on('error', (error) => {
+    log.error('database-worker-lost', { error });
+    lose(error);
+  });
+  worker.on('exit', () => lose(new Error('the database worker has ended')));
+
+  const ask = (
+    kind: 'open' | 'query' | 'close',
+    text = '',
+    values: readonly unknown[] = [],
+  ): Promise<Row[]> =>
+    new Promise((resolve, reject) => {
+      if (lost) return reject(new SqlUnavailable(lost));
+      const id = nextId++;
+      waiting.set(id, { resolve, reject });
+      worker.postMessage({ id, kind, text, values });
+    });
+
+  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    let late = false;
+    let timer: NodeJS.Timeout | undefined;
+    const tooLate = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        late = true;
+        reject(new SqlUnavailable(new Error('the embedded database was busy for too long')));
+      }, config.databaseTimeoutMs);
+    });
+    const mine = turn.then(() => {
+      clearTimeout(timer);
+      return late ? undefined : work();
+    });
+    // Whoever is next waits for the end of this turn, however it ends; the caller sees the failure itself.
+    turn = mine.catch(() => undefined);
+    // `mine` is undefined only when the deadline has already rejected the race.
+    return Promise.race([mine as Promise<T>, tooLate]);
+  };
+  // The row type is the caller's claim about its own statement, here as with pg.
+  const run = <R extends Row>(text: string, values: readonly unknown[] = []) =>
+    ask('query', text, values) as Promise<R[]>;
+
+  const sql: Sql = {
+    query: (text, values) => inTurn(() => safely(run(text, values))),
+    transaction: (work) =>
+      repeated(() =>
+        inTurn(async () => {
+          await run('BEGIN');
+          try {
+            const done = await work({ query: (text, values) => safely(run(text, values)) });
+            await run('COMMIT');
+            return done;
+          } catch (error) {
+            await run('ROLLBACK').catch((cause: unknown) =>
+              log.warn('database-rollback-failed', { error: cause }),
+            );
+            throw error;
+          }
+        }),
+      ),
+    close: async () => {
+      try {
+        await turn;
+        if (!lost) await ask('close');
+      } finally {
+        await worker.terminate();
+        unlock();
+      }
+    },
+  };
+  try {
+    await ask('open');
+  } catch (cause) {
+    await worker.terminate();
+    unlock();
+    throw new Error(`The embedded database in ${folder} does not open.`, { cause });
+  }
+  return sql;
+};
+
+/** Connects, or throws with a sentence an operator can act on. An empty PGlite folder takes some 5 s. */
+export const createSql = ({ config, log }: { config: SqlConfig; log: Log }): Promise<Sql> =>
+  config.databaseUrl === '' ? createEmbedded(config, log) : createPool(config, log);
+
+/**
+ * Brings the tables of one role up to date: every `NNN-what.sql` in `folder` that is not yet recorded runs once, in
+ * order, each in a transaction of its own. Any number of processes may start together: an advisory lock lets one
+ * through at a time. A file that was applied must never change; the next number says what is different.
+ */
+export const migrate = async (
+  sql: Sql,
+  { name, folder }: { name: string; folder: URL },
+): Promise<{ applied: string[] }> => {
+  const path = fileURLToPath(folder);
+  const files = readdirSync(path)
+    .filter((file) => /^\d{3}-[a-z0-9-]+\.sql$/.test(file))
+    .sort();
+  const applied: string[] = [];
+  for (const file of files)
+    await sql.transaction(async (tx) => {
+      // Any number will do as long as all migrations of this product use the same.
+      await tx.query('SELECT pg_advisory_xact_lock(4711001)');
+      await tx.query(
+        'CREATE TABLE IF NOT EXISTS migrations (role text, file text, at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (role, file))',
+      );
+      const fresh = await tx.query(
+        'INSERT INTO migrations (role, file) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING file',
+        [name, file],
+      );
+      if (fresh.length === 0) return;
+      await tx.query(readFileSync(join(path, file), 'utf8'));
+      applied.push(file);
+    });
+  return { applied };
 };

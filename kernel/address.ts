@@ -1,0 +1,143 @@
+// Internet addresses: reading, writing in one normal form, prefixes, and whose word about the fan's address is
+// taken. An address is 16 bytes inside, IPv4 as IPv4-mapped IPv6, so that both have one comparison and one text.
+
+import { isIP } from 'node:net';
+
+/** How far back X-Forwarded-For is followed; no chain of our own proxies is longer. */
+const HOPS_MAX = 16;
+
+const isMapped = (bytes: Uint8Array): boolean => {
+  for (let index = 0; index < 10; index += 1) if (bytes[index] !== 0) return false;
+  return bytes[10] === 0xff && bytes[11] === 0xff;
+};
+
+/** The text of 4 or 16 bytes: dotted for IPv4 (mapped or not), else RFC 5952. Empty for any other length. */
+export const addressText = (bytes: Uint8Array): string => {
+  if (bytes.length === 4) return `${bytes[0]}.${bytes[1]}.${bytes[2]}.${bytes[3]}`;
+  if (bytes.length !== 16) return '';
+  if (isMapped(bytes)) return `${bytes[12]}.${bytes[13]}.${bytes[14]}.${bytes[15]}`;
+  const groups: number[] = [];
+  for (let index = 0; index < 16; index += 2) groups.push((bytes[index]! << 8) | bytes[index + 1]!);
+  // RFC 5952 section 4.2: `::` takes the first longest run of at least two zero groups.
+  let from = -1;
+  let longest = 1;
+  for (let start = 0; start < 8; start += 1) {
+    let end = start;
+    while (end < 8 && groups[end] === 0) end += 1;
+    if (end - start > longest) {
+      longest = end - start;
+      from = start;
+    }
+  }
+  const hex = (some: number[]) => some.map((group) => group.toString(16)).join(':');
+  return from < 0 ? hex(groups) : `${hex(groups.slice(0, from))}::${hex(groups.slice(from + longest))}`;
+};
+
+/** 16 bytes of an address in text; undefined for anything else, a zone id included. */
+export const parseAddress = (text: string): Uint8Array | undefined => {
+  const bytes = new Uint8Array(16);
+  const kind = text.length > 45 || text.includes('%') ? 0 : isIP(text);
+  if (kind === 0) return undefined;
+  const setV4 = (dotted: string) => {
+    for (const [index, part] of dotted.split('.').entries()) bytes[12 + index] = Number(part);
+  };
+  if (kind === 4) {
+    bytes.fill(0xff, 10, 12);
+    setV4(text);
+    return bytes;
+  }
+  let groupsText = text;
+  const dotted = /[0-9.]+\.[0-9.]+$/.exec(text)?.[0];
+  if (dotted !== undefined) {
+    groupsText = `${text.slice(0, -dotted.length)}0:0`;
+    setV4(dotted);
+  }
+  const [left = '', right] = groupsText.split('::');
+  const groupsOf = (part: string) => (part === '' ? [] : part.split(':'));
+  const place = (groups: string[], at: number) => {
+    for (const [index, group] of groups.entries()) {
+      const offset = (at + index) * 2;
+      if (dotted !== undefined && offset >= 12) return;
+      const value = Number.parseInt(group, 16);
+      bytes[offset] = value >> 8;
+      bytes[offset + 1] = value & 0xff;
+    }
+  };
+  place(groupsOf(left), 0);
+  if (right !== undefined) {
+    const groups = groupsOf(right);
+    place(groups, 8 - groups.length);
+  }
+  return bytes;
+};
+
+/** The network an address belongs to, as `address/bits`; IPv4 counts its own 32 bits. For limits by /64, /56, /48. */
+export const addressPrefix = (text: string, bits: { v4: number; v6: number }): string => {
+  const bytes = parseAddress(text);
+  if (bytes === undefined) return text;
+  const own = isMapped(bytes) ? bits.v4 : bits.v6;
+  const kept = isMapped(bytes) ? 96 + own : own;
+  for (let index = 0; index < 16; index += 1) {
+    const free = Math.min(8, Math.max(0, (index + 1) * 8 - kept));
+    bytes[index] = bytes[index]! & (0xff << free);
+  }
+  return `${addressText(bytes)}/${own}`;
+};
+
+type Network = { bytes: Uint8Array; bits: number };
+
+const parseNetwork = (text: string): Network | undefined => {
+  const [address = '', bitsText, more] = text.split('/');
+  const bytes = parseAddress(address);
+  if (bytes === undefined || more !== undefined) return undefined;
+  const width = address.includes(':') ? 128 : 32;
+  if (bitsText === undefined) return { bytes, bits: 128 };
+  if (!/^\d{1,3}$/.test(bitsText) || Number(bitsText) > width) return undefined;
+  return { bytes, bits: 128 - width + Number(bitsText) };
+};
+
+const isInside = (bytes: Uint8Array, network: Network): boolean => {
+  const whole = network.bits >> 3;
+  for (let index = 0; index < whole; index += 1) if (bytes[index] !== network.bytes[index]) return false;
+  const free = 8 - (network.bits & 7);
+  return free === 8 || bytes[whole]! >> free === network.bytes[whole]! >> free;
+};
+
+/** An entry as proxies write it: an address, or one with a port (`192.0.2.1:80`, `[2001:db8::1]:80`). */
+const parseHop = (entry: string): Uint8Array | undefined => {
+  const text = entry.trim();
+  const bracketed = /^\[([^\]]*)\](?::\d{1,5})?$/.exec(text);
+  if (bracketed !== null) return parseAddress(bracketed[1]!);
+  return parseAddress(/^[0-9.]+:\d{1,5}$/.test(text) ? text.slice(0, text.indexOf(':')) : text);
+};
+
+/**
+ * Who sent a request. X-Forwarded-For is read only when the peer is a trusted proxy, and from the right: each
+ * trusted proxy vouches for the entry it wrote, so the first untrusted one is the fan. What stands left of it was
+ * written by strangers. At a garbled entry the answer is the proxy that passed it on.
+ */
+export const createAddressReader = (trustedProxies: readonly string[]) => {
+  const networks = trustedProxies.map((text) => {
+    const network = parseNetwork(text);
+    if (network === undefined)
+      throw new Error(`'${text}' is neither an address nor a prefix (trusted proxies)`);
+    return network;
+  });
+  const isTrusted = (bytes: Uint8Array) => networks.some((network) => isInside(bytes, network));
+  return (peer: Uint8Array, forwardedFor: () => string | undefined): string => {
+    if (networks.length === 0) return addressText(peer);
+    const text = addressText(peer);
+    let current = parseAddress(text);
+    if (current === undefined || !isTrusted(current)) return text;
+    const header = forwardedFor();
+    if (header === undefined) return text;
+    const hops = header.split(',');
+    for (let index = hops.length - 1; index >= Math.max(0, hops.length - HOPS_MAX); index -= 1) {
+      const hop = parseHop(hops[index]!);
+      if (hop === undefined) break;
+      current = hop;
+      if (!isTrusted(hop)) break;
+    }
+    return addressText(current);
+  };
+};

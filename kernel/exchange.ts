@@ -1,0 +1,146 @@
+// One request and what becomes of it. Routes see it as a plain Request; the server keeps its own bookkeeping here.
+// Modes: `open` (nothing written), `answering` (a streamed body is under way), `over` (answered, or the client has
+// left); `over` is final. Whatever costs time (the address as text, header pairs, the abort signal) is made at
+// the first look, because most requests never look.
+
+import { type FlatHeaders, findCookie, type Head } from './head.ts';
+
+export type Request = {
+  readonly method: string;
+  /** As received, checked to be in plain form; without the query. */
+  readonly path: string;
+  /** Without `?`; empty when there is none. */
+  readonly query: string;
+  /** Values of `:name` in the pattern. */
+  readonly params: Readonly<Record<string, string>>;
+  /** Header by lower-case name; undefined when absent. Repeatable headers are joined with `, `. */
+  header(name: string): string | undefined;
+  /** In wire order, names in lower case. */
+  readonly headers: readonly (readonly [name: string, value: string])[];
+  cookie(name: string): string | undefined;
+  /** The address of the fan: of the socket, or as a trusted proxy tells it. IPv4-mapped addresses are IPv4. */
+  readonly address: string;
+  readonly id: string;
+  /** The whole body; empty for none. */
+  readonly body: Buffer;
+  /** Aborted when the client has left before its answer was whole. */
+  readonly signal: AbortSignal;
+};
+
+const NO_BODY = Buffer.alloc(0);
+
+/** The part of a native response an exchange asks for itself. */
+type Peer = { getRemoteAddress(): ArrayBuffer };
+type AddressReader = (peer: Uint8Array, forwardedFor: () => string | undefined) => string;
+
+export class Exchange<Wire extends Peer> implements Request {
+  readonly method: string;
+  readonly path: string;
+  readonly query: string;
+  readonly id: string;
+  readonly startedMs: number;
+  params: Readonly<Record<string, string>> = {};
+  body: Buffer = NO_BODY;
+  mode: 'open' | 'answering' | 'over' = 'open';
+  /** The pattern that matched, for metrics; never the path itself. */
+  pattern = 'none';
+  /** The native response; undefined once the exchange is over, because touching it then would throw. */
+  wire: Wire | undefined;
+  /** Whether the server waits for something here, and so has asked to be told when the client leaves. */
+  attended = false;
+  /** Told when the client leaves while an answer is being streamed. */
+  left: (() => void) | undefined;
+  private readonly flat: FlatHeaders;
+  private readonly head: Head;
+  private readonly readAddress: AddressReader;
+  private peer: Uint8Array | undefined;
+  private addressText: string | undefined;
+  private pairs: (readonly [string, string])[] | undefined;
+  private abort: AbortController | undefined;
+  private gone = false;
+
+  constructor(made: {
+    wire: Wire;
+    method: string;
+    path: string;
+    query: string;
+    id: string;
+    head: Head;
+    readAddress: AddressReader;
+    startedMs: number;
+  }) {
+    this.wire = made.wire;
+    this.method = made.method;
+    this.path = made.path;
+    this.query = made.query;
+    this.id = made.id;
+    this.head = made.head;
+    this.flat = made.head.headers;
+    this.readAddress = made.readAddress;
+    this.startedMs = made.startedMs;
+  }
+
+  header(name: string): string | undefined {
+    const { flat } = this;
+    let found: string | undefined;
+    for (let index = 0; index < flat.length; index += 2)
+      if (flat[index] === name)
+        found = found === undefined ? flat[index + 1] : `${found}, ${flat[index + 1]}`;
+    return found;
+  }
+
+  get headers(): readonly (readonly [string, string])[] {
+    if (this.pairs === undefined) {
+      this.pairs = [];
+      for (let index = 0; index < this.flat.length; index += 2)
+        this.pairs.push([this.flat[index]!, this.flat[index + 1]!]);
+    }
+    return this.pairs;
+  }
+
+  cookie(name: string): string | undefined {
+    const { ownCookies, cookie } = this.head;
+    for (let index = 0; index < ownCookies.length; index += 2)
+      if (ownCookies[index] === name) return ownCookies[index + 1];
+    return cookie === '' ? undefined : findCookie(cookie, name);
+  }
+
+  get address(): string {
+    if (this.addressText === undefined) {
+      this.keepPeer();
+      this.addressText = this.readAddress(this.peer ?? NO_BODY, () => this.header('x-forwarded-for'));
+    }
+    return this.addressText;
+  }
+
+  /** Takes the binary address while the socket is there; called before anything is awaited. */
+  keepPeer(): void {
+    if (this.peer === undefined && this.wire !== undefined)
+      this.peer = new Uint8Array(this.wire.getRemoteAddress());
+  }
+
+  get signal(): AbortSignal {
+    if (this.abort === undefined) {
+      this.abort = new AbortController();
+      if (this.gone) this.abort.abort();
+    }
+    return this.abort.signal;
+  }
+
+  /** The answer is out. */
+  finish(): void {
+    this.mode = 'over';
+    this.wire = undefined;
+    this.left = undefined;
+  }
+
+  /** The client left first. */
+  abandon(): void {
+    if (this.mode === 'over') return;
+    this.gone = true;
+    const { left } = this;
+    this.finish();
+    this.abort?.abort();
+    left?.();
+  }
+}
