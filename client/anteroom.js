@@ -162,8 +162,8 @@ export const createAnteroom = (options) => {
       finish();
       if (asked !== turn) return;
       failures += 1;
-      // A transport that never worked here gets two tries, one that did gets three, then the next has its chance.
-      if (failures >= (worked || streamWorked ? 3 : 2) && !worked) transport += 1;
+      // Two tries where no stream ever worked, three where one did, then the next transport has its chance.
+      if (!worked && failures >= (streamWorked ? 3 : 2)) transport += 1;
       connection('reconnecting');
       later(jittered(failures), listen);
     };

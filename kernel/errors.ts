@@ -84,6 +84,17 @@ export const errorTable = {
   // Admin
   'settings-invalid': [422, 'The settings were not applied. See `faults`.'],
   'settings-conflict': [409, 'Someone changed the settings meanwhile. Reload and try again.'],
+  'preview-required': [
+    409,
+    'This would let in far more people at once. Look at `preview`, then send the same again with its `confirm`.',
+  ],
+  'settings-unavailable': [
+    503,
+    'Settings cannot be read or changed for a moment. The line goes on; try again.',
+    3,
+  ],
+  'room-exists': [409, 'There is a room of that name already.'],
+  'operator-missing': [404, 'There is no such operator.'],
   'decision-missing': [404, 'There is no such decision, or it has been trimmed.'],
 } as const satisfies Record<string, readonly [status: number, text: string, retryAfterSeconds?: number]>;
 

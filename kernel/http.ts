@@ -429,15 +429,17 @@ export const createServer = (options: ServerOptions): Server => {
       pump(x, answer, body).catch((error: unknown) => fail(x, error));
       return;
     }
-    const lines = headLines(headers);
+    const closing = close || stopping;
+    let lines = headLines(headers);
+    // A HEAD tells the length a GET would have. (The library's own way to report one leaves the response open.)
+    if (x.method === 'HEAD' && !closing) {
+      const length = isStreamed(body) ? declaredLength(headers) : Buffer.byteLength(body ?? '');
+      if (length !== undefined) lines += `\r\ncontent-length: ${length}`;
+    }
     cork(x, () => {
       writeHead(x, wire, statusLine(answer.status), lines);
-      if (!bodiless) wire.end(isStreamed(body) ? undefined : body, close || stopping);
-      else {
-        const length = isStreamed(body) ? declaredLength(headers) : Buffer.byteLength(body ?? '');
-        if (length === undefined || x.method !== 'HEAD') wire.endWithoutBody();
-        else wire.endWithoutBody(length);
-      }
+      if (bodiless && !closing) wire.endWithoutBody();
+      else wire.end(bodiless || isStreamed(body) ? undefined : body, closing);
     });
     settle(x);
     if (isStreamed(body)) discard(body);
@@ -454,20 +456,15 @@ export const createServer = (options: ServerOptions): Server => {
   };
 
   const fail = (x: Wired, error: unknown): void => {
-    if (error instanceof Refusal) {
-      if (error.cause !== undefined)
-        log.warn('request-refused', {
-          server: name,
-          requestId: x.id,
-          route: x.pattern,
-          code: error.code,
-          error: error.cause,
-        });
-      return respond(x, problemFrom(error));
-    }
     // A client that leaves aborts what was done for it; the throw that follows is no fault.
     if (x.mode === 'over') return log.debug('request-abandoned', { server: name, requestId: x.id, error });
-    log.error('request-failed', { server: name, requestId: x.id, route: x.pattern, error });
+    const where = { server: name, requestId: x.id, route: x.pattern };
+    if (error instanceof Refusal) {
+      if (error.cause !== undefined)
+        log.warn('request-refused', { ...where, code: error.code, error: error.cause });
+      return respond(x, problemFrom(error));
+    }
+    log.error('request-failed', { ...where, error });
     respond(x, problem('internal'));
   };
 

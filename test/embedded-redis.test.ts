@@ -10,8 +10,8 @@ import t, { type Test } from 'tap';
 import { readConfig } from '../kernel/config.ts';
 import { FolderInUse, identityOf, isAlive, lockFolder } from '../kernel/folder-lock.ts';
 import { createLog, silentLog } from '../kernel/log.ts';
-import { createRedis, type Redis } from '../kernel/redis.ts';
-import { checkRedisSettings, startEmbeddedRedis } from '../kernel/redis-server.ts';
+import { checkRedisSettings, createRedis, type Redis } from '../kernel/redis.ts';
+import { startEmbeddedRedis } from '../kernel/redis-server.ts';
 import { eventually } from './support/eventually.ts';
 
 const config = readConfig({});

@@ -34,7 +34,7 @@ const stateOf = async (redis: Redis, id: RoomId): Promise<Map<string, { state: s
   ] as const;
   const found = new Map<string, { state: string; value: number }>();
   for (const [state, key] of sets) {
-    const flat = await redis.zrange(key, 0, -1, 'WITHSCORES');
+    const flat = await redis.zrange(key, '0', '-1', 'WITHSCORES');
     for (let index = 0; index < flat.length; index += 2) {
       const placeId = flat[index]!;
       if (found.has(placeId))

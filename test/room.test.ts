@@ -61,7 +61,7 @@ const open = async (over: Partial<Settings> = {}) => {
   const reap = (nowMs: number) => scripts.reap.run(redis, keys, { nowMs, reapMax: 100, entriesMax: 10_000 });
   const claim = (name: string, number: number, nowMs: number) =>
     scripts.claim.run(redis, keys, { nowMs, placeId: place(name), number });
-  const line = () => redis.zrange(keys.line, 0, -1);
+  const line = () => redis.zrange(keys.line, '0', '-1');
   return { room, keys, redis, configure, join, promote, look, reap, claim, line, place };
 };
 
@@ -267,7 +267,7 @@ t.test('whoever is released stands where an unblocked twin would', async (t) => 
 t.test('withheld places are bounded, the oldest go', async (t) => {
   const { join, redis, keys } = await open();
   for (const name of ['a', 'b', 'c']) await join(name, { verdict: 'block', withheldMax: 2 });
-  t.same(await redis.zrange(keys.withheld, 0, -1), [place('b'), place('c')]);
+  t.same(await redis.zrange(keys.withheld, '0', '-1'), [place('b'), place('c')]);
 });
 
 t.test('whoever is away is passed over, keeps the score, and returns at a sign of life', async (t) => {
@@ -472,7 +472,7 @@ t.test('a snapshot says where each stands, once for everybody, and is not taken 
   const dice = random(seed);
   await Promise.all(Array.from({ length: 400 }, (_, index) => join(`p${index}`, { lineMax: 1000 })));
   await promote(T0);
-  const gone = Array.from({ length: 60 }, () => place(`p${dice.below(400)}`));
+  const gone = Array.from({ length: 60 }, () => place(`p${100 + dice.below(300)}`));
   for (const placeId of gone) await scripts.leave.run(redis, keys, { nowMs: T0, placeId });
   const take = (nowMs: number) =>
     scripts.snapshot.run(redis, keys, { nowMs, freshMs: 900, firstMax: 100, anchorsMax: 64 });
@@ -481,7 +481,7 @@ t.test('a snapshot says where each stands, once for everybody, and is not taken 
   t.ok(taken.outcome === 'snapshot');
   const snapshot = taken.outcome === 'snapshot' ? parseSnapshot(taken.json) : undefined;
   t.ok(snapshot);
-  const line = await redis.zrange(keys.line, 0, -1, 'WITHSCORES');
+  const line = await redis.zrange(keys.line, '0', '-1', 'WITHSCORES');
   for (let index = 0; index < line.length; index += 2) {
     const rank = index / 2;
     const ahead = aheadOf(snapshot!, Number(line[index + 1]));

@@ -1,0 +1,168 @@
+// What the system counts, declared once: name, kind, help and closed sets of labels. Operators build graphs and
+// alerts on these names, so renaming one is a breaking change. prom-client is imported here and nowhere else.
+// docs/reference/metrics.md is generated from this table.
+
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Config } from './config.ts';
+import { createServer, json } from './http.ts';
+import type { Log } from './log.ts';
+import type { Role } from './role.ts';
+
+type Row = {
+  kind: 'counter' | 'gauge' | 'histogram';
+  help: string;
+  /** Label names; the values come from closed sets: rooms that exist, patterns of routes, outcome words. */
+  labels: readonly string[];
+  buckets?: readonly number[];
+};
+
+const FAST = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5] as const;
+
+export const metricTable = {
+  request_seconds: {
+    kind: 'histogram',
+    help: 'Time to answer a request of the public port, by route pattern.',
+    labels: ['route', 'method', 'status'],
+    buckets: FAST,
+  },
+  joins_total: { kind: 'counter', help: 'Joins by outcome.', labels: ['room', 'outcome'] },
+  claims_total: { kind: 'counter', help: 'Claims by outcome.', labels: ['room', 'outcome'] },
+  verdicts_total: { kind: 'counter', help: 'Verdicts on joins.', labels: ['room', 'verdict'] },
+  limited_total: {
+    kind: 'counter',
+    help: 'Requests refused by a limit: the local one, or the one shared through Redis.',
+    labels: ['by'],
+  },
+  limits_local_total: {
+    kind: 'counter',
+    help: 'Requests that only the local limit judged, because Redis could not be asked.',
+    labels: [],
+  },
+  proxied_total: { kind: 'counter', help: 'Requests passed to an origin.', labels: ['outcome'] },
+  restored_total: {
+    kind: 'counter',
+    help: 'Places stood up again from receipts or memory.',
+    labels: ['room'],
+  },
+  streams_open: { kind: 'gauge', help: 'SSE and WebSocket streams held by this process.', labels: [] },
+  frames_total: { kind: 'counter', help: 'Messages sent on streams.', labels: ['type'] },
+  promoted_total: { kind: 'counter', help: 'Places promoted by this dispatcher.', labels: ['room'] },
+  parked_total: {
+    kind: 'counter',
+    help: 'Places passed over while away, by this dispatcher.',
+    labels: ['room'],
+  },
+  missed_total: {
+    kind: 'counter',
+    help: 'Promotions nobody claimed, reaped by this dispatcher.',
+    labels: ['room'],
+  },
+  reaped_total: {
+    kind: 'counter',
+    help: 'Sessions that ran out, reaped by this dispatcher.',
+    labels: ['room'],
+  },
+  places: { kind: 'gauge', help: 'Places by state, from the last snapshot.', labels: ['room', 'state'] },
+  tick_seconds: {
+    kind: 'histogram',
+    help: 'One look of the dispatcher at one room.',
+    labels: [],
+    buckets: FAST,
+  },
+  snapshot_seconds: { kind: 'histogram', help: 'Taking one snapshot.', labels: [], buckets: FAST },
+  redis_up: { kind: 'gauge', help: '1 while the dispatcher reaches Redis.', labels: [] },
+  recoveries_total: { kind: 'counter', help: 'Rooms made again after Redis lost them.', labels: ['room'] },
+  holds_total: { kind: 'counter', help: 'Holds by outcome.', labels: ['outcome'] },
+  orders_total: { kind: 'counter', help: 'Orders by the state they reached.', labels: ['outcome'] },
+  refunds_total: { kind: 'counter', help: 'Refunds by outcome.', labels: ['outcome'] },
+  drift_repaired_total: {
+    kind: 'counter',
+    help: 'Seats whose copy in Redis was put right from PostgreSQL.',
+    labels: [],
+  },
+} as const satisfies Record<string, Row>;
+
+export type MetricName = keyof typeof metricTable;
+type NamesOf<K extends Row['kind']> = {
+  [N in MetricName]: (typeof metricTable)[N]['kind'] extends K ? N : never;
+}[MetricName];
+type LabelsOf<N extends MetricName> = Record<(typeof metricTable)[N]['labels'][number], string>;
+
+export type Metrics = {
+  inc<N extends NamesOf<'counter'>>(name: N, labels: LabelsOf<N>, by?: number): void;
+  set<N extends NamesOf<'gauge'>>(name: N, labels: LabelsOf<N>, value: number): void;
+  observe<N extends NamesOf<'histogram'>>(name: N, labels: LabelsOf<N>, value: number): void;
+  /** The exposition format of Prometheus. */
+  text(): Promise<string>;
+  readonly contentType: string;
+};
+
+export const metricPrefix = 'anteroom_';
+
+export const createMetrics = (): Metrics => {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  const counters = new Map<string, Counter>();
+  const gauges = new Map<string, Gauge>();
+  const histograms = new Map<string, Histogram>();
+  for (const [name, row] of Object.entries<Row>(metricTable)) {
+    const base = {
+      name: `${metricPrefix}${name}`,
+      help: row.help,
+      labelNames: [...row.labels],
+      registers: [registry],
+    };
+    if (row.kind === 'counter') counters.set(name, new Counter(base));
+    else if (row.kind === 'gauge') gauges.set(name, new Gauge(base));
+    else histograms.set(name, new Histogram({ ...base, buckets: [...(row.buckets ?? FAST)] }));
+  }
+  return {
+    inc: (name, labels, by = 1) => {
+      if (by > 0) counters.get(name)!.inc(labels, by);
+    },
+    set: (name, labels, value) => gauges.get(name)!.set(labels, value),
+    observe: (name, labels, value) => histograms.get(name)!.observe(labels, value),
+    text: () => registry.metrics(),
+    contentType: registry.contentType,
+  };
+};
+
+const READY_MS_MAX = 1000;
+
+/** Serves /metrics, /live (the loop turns) and /ready (each role by its dependencies). */
+export const createMetricsServer = (options: {
+  config: Pick<Config, 'host' | 'metricsPort' | 'bodyBytesMax' | 'slowReaderMs'>;
+  log: Log;
+  metrics: Metrics;
+  roles: () => readonly Role[];
+}): { listen(): Promise<{ port: number }>; close(): Promise<void> } => {
+  const { config, log, metrics, roles } = options;
+  const server = createServer({
+    name: 'metrics',
+    host: config.host,
+    port: config.metricsPort,
+    exclusive: true,
+    log,
+    bodyBytesMax: config.bodyBytesMax,
+    slowReaderMs: config.slowReaderMs,
+    trustedProxies: [],
+  });
+  server.route('GET', '/metrics', async () => ({
+    status: 200,
+    headers: [['content-type', metrics.contentType]],
+    body: await metrics.text(),
+  }));
+  server.route('GET', '/live', () => json(200, { live: true }));
+  server.route('GET', '/ready', async () => {
+    const parts: Record<string, Record<string, boolean>> = {};
+    for (const role of roles()) {
+      const late = new Promise<Record<string, boolean>>((resolve) => {
+        setTimeout(() => resolve({ answered: false }), READY_MS_MAX).unref();
+      });
+      parts[role.name] = await Promise.race([role.ready(), late]);
+    }
+    const ready = Object.values(parts).every((part) => Object.values(part).every(Boolean));
+    return json(ready ? 200 : 503, { ready, parts });
+  });
+  return { listen: () => server.listen(), close: () => server.close(1000) };
+};

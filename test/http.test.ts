@@ -1,0 +1,786 @@
+// What a server promises its routes and its clients, over real sockets. Hostile input has a file of its own.
+
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { connect } from 'node:net';
+import { dirname, join } from 'node:path';
+import t from 'tap';
+import { Refusal } from '../kernel/errors.ts';
+import {
+  createServer,
+  type EventStream,
+  json,
+  type Server,
+  type ServerOptions,
+  type Socket,
+} from '../kernel/http.ts';
+import { createLog, silentLog } from '../kernel/log.ts';
+import { openSocket, openStream, rawRequest } from './support/client.ts';
+import { eventually } from './support/eventually.ts';
+
+type Test = { teardown(work: () => unknown): void };
+
+const start = async (test: Test, register: (server: Server) => void, more: Partial<ServerOptions> = {}) => {
+  const server = createServer({
+    name: 'test',
+    host: '127.0.0.1',
+    port: 0,
+    log: silentLog,
+    bodyBytesMax: 1000,
+    slowReaderMs: 1000,
+    trustedProxies: [],
+    ...more,
+  });
+  register(server);
+  const { port } = await server.listen();
+  test.teardown(() => server.close(100));
+  return { server, port, url: `http://127.0.0.1:${port}` };
+};
+
+async function* pieces(...texts: string[]): AsyncGenerator<Uint8Array> {
+  for (const text of texts) {
+    await new Promise((resolve) => setImmediate(resolve));
+    yield Buffer.from(text);
+  }
+}
+
+t.test('the native library is the one that was recorded', async (t) => {
+  const here = dirname(createRequire(import.meta.url).resolve('uWebSockets.js'));
+  const recorded = JSON.parse(readFileSync(new URL('../kernel/uws-binaries.json', import.meta.url), 'utf8'));
+  const name = `uws_${process.platform}_${process.arch}_${process.versions.modules}.node`;
+  const found = createHash('sha256')
+    .update(readFileSync(join(here, name)))
+    .digest('hex');
+  t.equal(found, recorded.sha256[name], `${name} is unchanged`);
+});
+
+t.test('a request is what was sent', async (t) => {
+  const { url } = await start(t, (server) => {
+    server.route('POST', '/v1/rooms/:room/places/:place', async (request) => {
+      const { method, path, query, params, body } = request;
+      await new Promise((resolve) => setImmediate(resolve));
+      return json(201, {
+        method,
+        path,
+        query,
+        params,
+        body: body.toString(),
+        accept: request.header('accept'),
+        absent: request.header('x-absent') ?? null,
+        own: request.cookie('ar_v'),
+        other: request.cookie('other'),
+        none: request.cookie('none') ?? null,
+        address: request.address,
+        pairs: request.headers.filter(([name]) => name === 'x-twice'),
+      });
+    });
+  });
+  const answer = await fetch(`${url}/v1/rooms/demo/places/me?a=%20b&c`, {
+    method: 'POST',
+    body: 'grüße',
+    headers: [
+      ['accept', 'text/html'],
+      ['cookie', 'other=1; ar_v=x.y=z ; third=3'],
+      ['x-twice', 'one'],
+    ],
+  });
+  t.equal(answer.status, 201);
+  t.same(await answer.json(), {
+    method: 'POST',
+    path: '/v1/rooms/demo/places/me',
+    query: 'a=%20b&c',
+    params: { room: 'demo', place: 'me' },
+    body: 'grüße',
+    accept: 'text/html',
+    absent: null,
+    own: 'x.y=z',
+    other: '1',
+    none: null,
+    address: '127.0.0.1',
+    pairs: [['x-twice', 'one']],
+  });
+});
+
+t.test('a literal wins over a name, and what nothing matches goes to otherwise', async (t) => {
+  const { url } = await start(t, (server) => {
+    const says = (word: string) => () => ({ status: 200, body: word });
+    server.route('GET', '/a/:x', says('name'));
+    server.route('GET', '/a/b', says('literal'));
+    server.route('GET', '/a/:x/c', says('deep'));
+    server.route('GET', '/', says('root'));
+    server.otherwise(says('otherwise'));
+  });
+  const body = async (path: string) => (await fetch(url + path)).text();
+  t.equal(await body('/a/b'), 'literal');
+  t.equal(await body('/a/z'), 'name');
+  t.equal(await body('/a/b/c'), 'deep', 'a literal that leads nowhere does not hide the name beside it');
+  t.equal(await body('/'), 'root');
+  for (const path of ['/a', '/a/', '/a/b/', '/b', '/a/b/c/d']) t.equal(await body(path), 'otherwise', path);
+});
+
+t.test('two owners of one address are refused at start', async (t) => {
+  await start(t, (server) => {
+    server.route('GET', '/a/:x', () => ({ status: 200 }));
+    t.throws(() => server.route('GET', '/a/:y', () => ({ status: 200 })), /registered twice/);
+  });
+});
+
+t.test('a method the address does not take is answered 405 with Allow', async (t) => {
+  const { url } = await start(t, (server) => {
+    server.route('GET', '/x', () => ({ status: 200 }));
+    server.route('DELETE', '/x', () => ({ status: 200 }));
+  });
+  const answer = await fetch(`${url}/x`, { method: 'PUT', body: 'x' });
+  t.equal(answer.status, 405);
+  t.equal(answer.headers.get('allow'), 'GET, HEAD, DELETE');
+  t.match(await answer.json(), { code: 'wrong-method', status: 405 });
+});
+
+t.test('HEAD has the head of GET and no body', async (t) => {
+  const { port } = await start(t, (server) => {
+    server.route('GET', '/text', () => ({ status: 200, headers: [['x-own', '1']], body: 'grüße' }));
+    server.route('GET', '/late', async () => ({ status: 200, body: pieces('never read') }));
+  });
+  const answers = await rawRequest(
+    port,
+    'HEAD /text HTTP/1.1\r\nhost: a\r\n\r\nHEAD /text HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n',
+  );
+  t.equal(answers.text.match(/content-length: 7\r\n/g)?.length, 2, 'both are answered, on one connection');
+  t.notMatch(answers.text, 'gr');
+  t.match((await rawRequest(port, 'HEAD /late HTTP/1.1\r\nhost: a\r\n\r\n')).text, /^HTTP\/1.1 200 OK/);
+});
+
+t.test('a route that throws answers 500 and the process lives', async (t) => {
+  const lines: string[] = [];
+  const { url } = await start(
+    t,
+    (server) => {
+      server.route('GET', '/now', () => {
+        throw new Error('secret detail');
+      });
+      server.route('GET', '/later', async () => {
+        throw new Error('secret detail');
+      });
+      server.route('POST', '/body', () => {
+        throw new Error('secret detail');
+      });
+      server.route('GET', '/header', () => ({ status: 200, headers: [['x', 'a\r\nset-cookie: b=c']] }));
+      server.route('GET', '/late-header', async () => ({ status: 200, headers: [['x', 'a\nb']] }));
+      server.route('GET', '/bigint', () => {
+        throw new Refusal('bad-field', { extra: { value: 1n } });
+      });
+      server.route('GET', '/fine', () => ({ status: 204 }));
+    },
+    { log: createLog({ level: 'info', write: (line) => lines.push(line) }) },
+  );
+  for (const path of ['/now', '/later', '/body', '/header', '/late-header', '/bigint']) {
+    const answer = await fetch(url + path, path === '/body' ? { method: 'POST', body: 'x' } : {});
+    t.equal(answer.status, 500, path);
+    t.equal(answer.headers.get('set-cookie'), null);
+    const id = answer.headers.get('x-request-id') ?? '';
+    const text = await answer.text();
+    t.match(JSON.parse(text), { code: 'internal' });
+    t.notMatch(text, 'secret');
+    t.ok(
+      lines.some((line) => line.includes(id) && line.includes('request-failed')),
+      `${path} is logged with its id`,
+    );
+  }
+  t.equal((await fetch(`${url}/fine`)).status, 204);
+});
+
+t.test('a refusal is problem+json with its members and Retry-After', async (t) => {
+  const { url } = await start(t, (server) => {
+    server.route('GET', '/now', () => {
+      throw new Refusal('room-recovering', { detail: 'soon', extra: { join: '/j', status: 1 } });
+    });
+    server.route('GET', '/later', async () => {
+      throw new Refusal('token-missing', { cause: new Error('why') });
+    });
+  });
+  const now = await fetch(`${url}/now`);
+  t.equal(now.status, 503);
+  t.equal(now.headers.get('content-type'), 'application/problem+json');
+  t.equal(now.headers.get('retry-after'), '2');
+  t.match(await now.json(), {
+    type: 'urn:anteroom:error:room-recovering',
+    code: 'room-recovering',
+    status: 503,
+    detail: 'soon',
+    join: '/j',
+  });
+  const later = await fetch(`${url}/later`);
+  t.equal(later.status, 401);
+  t.equal(later.headers.get('www-authenticate'), 'Bearer');
+});
+
+t.test('every answer carries the security headers and an id that is ours', async (t) => {
+  const { url, port } = await start(
+    t,
+    (server) =>
+      server.route('GET', '/x', () => ({
+        status: 200,
+        headers: [
+          ['set-cookie', 'a=1'],
+          ['set-cookie', 'b=2'],
+        ],
+      })),
+    {
+      headers: [
+        ['x-frame-options', 'DENY'],
+        ['referrer-policy', 'no-referrer'],
+      ],
+    },
+  );
+  const ids = new Set<string | null>();
+  for (const path of ['/x', '/none']) {
+    const answer = await fetch(url + path, { headers: { 'x-request-id': 'mine' } });
+    t.equal(answer.headers.get('x-frame-options'), 'DENY');
+    t.equal(answer.headers.get('referrer-policy'), 'no-referrer');
+    ids.add(answer.headers.get('x-request-id'));
+  }
+  t.equal(ids.size, 2);
+  t.notOk(ids.has('mine'));
+  t.same((await fetch(`${url}/x`)).headers.getSetCookie(), ['a=1', 'b=2']);
+  t.match((await rawRequest(port, 'GET /../x HTTP/1.1\r\nhost: a\r\n\r\n')).text, /x-frame-options: DENY/);
+});
+
+t.test('a body up to the limit arrives whole, in one piece or byte by byte', async (t) => {
+  const { url, port } = await start(t, (server) => {
+    server.route('POST', '/echo', (request) => ({ status: 200, body: request.body }));
+    server.route('POST', '/more', (request) => ({ status: 200, body: String(request.body.length) }), {
+      bodyBytesMax: 300_000,
+    });
+  });
+  const full = 'x'.repeat(1000);
+  t.equal(await (await fetch(`${url}/echo`, { method: 'POST', body: full })).text(), full);
+  t.equal(await (await fetch(`${url}/echo`, { method: 'POST' })).text(), '');
+  const big = await fetch(`${url}/more`, { method: 'POST', body: Buffer.alloc(300_000) });
+  t.equal(await big.text(), '300000');
+  const head = 'POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n';
+  const slow = await rawRequest(port, [head, ...'abcde'], { pieceMs: 5 });
+  t.match(slow.text, /^HTTP\/1.1 200 OK[^]*\r\n\r\nabcde$/);
+});
+
+t.test('no route runs before the last byte of its body', async (t) => {
+  let ran = 0;
+  const { port } = await start(t, (server) =>
+    server.route('POST', '/x', () => {
+      ran += 1;
+      return { status: 200 };
+    }),
+  );
+  await rawRequest(port, 'POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nabcd', { waitMs: 200 });
+  t.equal(ran, 0);
+});
+
+t.test('a streamed body is sent as it comes, counted or chunked', async (t) => {
+  const { url } = await start(t, (server) => {
+    server.route('GET', '/chunked', () => ({ status: 200, body: pieces('a', '', 'bc') }));
+    server.route('GET', '/counted', async () => ({
+      status: 200,
+      headers: [['content-length', '3']],
+      body: pieces('a', 'bc'),
+    }));
+    server.route('GET', '/empty', () => ({
+      status: 200,
+      headers: [['content-length', '0']],
+      body: pieces(),
+    }));
+  });
+  const chunked = await fetch(`${url}/chunked`);
+  t.equal(await chunked.text(), 'abc');
+  t.equal(chunked.headers.get('content-length'), null);
+  const counted = await fetch(`${url}/counted`);
+  t.equal(counted.headers.get('content-length'), '3');
+  t.equal(await counted.text(), 'abc');
+  t.equal(await (await fetch(`${url}/empty`)).text(), '');
+});
+
+t.test('a large streamed body waits for its reader and arrives whole', async (t) => {
+  const chunk = Buffer.alloc(65_536, 'x');
+  const count = 400;
+  let produced = 0;
+  async function* source(): AsyncGenerator<Uint8Array> {
+    for (let index = 0; index < count; index += 1) {
+      produced += 1;
+      yield chunk;
+    }
+  }
+  const { url } = await start(t, (server) => {
+    server.route('GET', '/chunked', () => ({ status: 200, body: source() }));
+    server.route('GET', '/counted', () => ({
+      status: 200,
+      headers: [['content-length', String(count * chunk.length)]],
+      body: source(),
+    }));
+  });
+  for (const path of ['/chunked', '/counted']) {
+    produced = 0;
+    const answer = await fetch(url + path);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    t.ok(produced < count, `${path}: ${produced} of ${count} produced before anyone read`);
+    t.equal((await answer.arrayBuffer()).byteLength, count * chunk.length, path);
+  }
+});
+
+t.test(
+  'an error in a streamed body ends the connection, so that half is never taken for whole',
+  async (t) => {
+    async function* broken(): AsyncGenerator<Uint8Array> {
+      yield Buffer.from('half');
+      throw new Error('the source broke');
+    }
+    const { url } = await start(t, (server) => {
+      server.route('GET', '/chunked', () => ({ status: 200, body: broken() }));
+      server.route('GET', '/short', () => ({
+        status: 200,
+        headers: [['content-length', '9']],
+        body: pieces('half'),
+      }));
+      server.route('GET', '/long', () => ({
+        status: 200,
+        headers: [['content-length', '2']],
+        body: pieces('half'),
+      }));
+      server.route('GET', '/fine', () => ({ status: 200 }));
+    });
+    for (const path of ['/chunked', '/short', '/long'])
+      await t.rejects(
+        fetch(url + path).then((answer) => answer.text()),
+        path,
+      );
+    t.equal((await fetch(`${url}/fine`)).status, 200);
+  },
+);
+
+t.test('a client that leaves at any await does no harm and ends what was done for it', async (t) => {
+  const seen = { aborted: 0, returned: 0, finished: 0 };
+  let release: () => void = () => undefined;
+  const gate = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  async function* endless(): AsyncGenerator<Uint8Array> {
+    try {
+      for (;;) {
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        yield Buffer.from('x');
+      }
+    } finally {
+      seen.returned += 1;
+    }
+  }
+  const { port, url } = await start(t, (server) => {
+    server.route('GET', '/wait', async (request) => {
+      request.signal.addEventListener('abort', () => {
+        seen.aborted += 1;
+      });
+      await gate;
+      seen.finished += 1;
+      return json(200, { address: request.address, gone: request.signal.aborted });
+    });
+    server.route('GET', '/throw', async (request) => {
+      await gate;
+      request.signal.throwIfAborted();
+      return { status: 200 };
+    });
+    server.route('GET', '/endless', () => ({ status: 200, body: endless() }));
+    server.route('GET', '/late-stream', async () => {
+      await gate;
+      return { status: 200, body: endless() };
+    });
+    server.route('POST', '/body', () => ({ status: 200 }));
+    server.route('GET', '/fine', () => ({ status: 200 }));
+  });
+  for (const path of ['/wait', '/throw', '/endless', '/late-stream'])
+    await rawRequest(port, `GET ${path} HTTP/1.1\r\nhost: a\r\n\r\n`, { waitMs: 60 });
+  await rawRequest(port, 'POST /body HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc', { waitMs: 60 });
+  await eventually('the abort was told', () => seen.aborted === 1);
+  await eventually('the endless source was ended', () => seen.returned === 1);
+  release();
+  await eventually('the handler ran to its end', () => seen.finished === 1);
+  t.equal((await fetch(`${url}/fine`)).status, 200);
+});
+
+t.test('an event stream opens at once, sends frames in order and ends', async (t) => {
+  let stream: EventStream | undefined;
+  let closed = 0;
+  const { url } = await start(t, (server) =>
+    server.route('GET', '/events', async () => ({
+      stream: true,
+      headers: [['x-own', 'yes']],
+      open(opened) {
+        stream = opened;
+        opened.write('id: 1\nevent: first\ndata: a\ndata: b\n\n');
+      },
+      closed() {
+        closed += 1;
+      },
+    })),
+  );
+  const client = await openStream(`${url}/events`);
+  t.equal(client.answered, 200);
+  t.match(client.headers, {
+    'content-type': 'text/event-stream',
+    'cache-control': 'no-store',
+    'x-accel-buffering': 'no',
+    'x-own': 'yes',
+  });
+  t.same(await client.next(), { id: '1', event: 'first', data: 'a\nb' });
+  stream?.write('data: 2\n\n');
+  stream?.write('data: 3\n\n', { keep: true });
+  t.equal((await client.next())?.data, '2');
+  t.equal((await client.next())?.data, '3');
+  stream?.end();
+  t.equal(await client.next(), undefined);
+  await client.closed;
+  t.equal(stream?.closed, true);
+  stream?.write('data: after the end\n\n');
+  stream?.end();
+  t.equal(closed, 1);
+});
+
+t.test('closed is told exactly once, whoever ends a stream and whenever', async (t) => {
+  const closed = new Map<string, number>();
+  let open = 0;
+  let release: () => void = () => undefined;
+  const gate = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const { server, url, port } = await start(t, (server) => {
+    const stream = (path: string, opened: (stream: EventStream) => void, wait?: Promise<void>) =>
+      server.route('GET', path, async () => {
+        await wait;
+        return {
+          stream: true,
+          open(link) {
+            open += 1;
+            opened(link);
+          },
+          closed: () => {
+            closed.set(path, (closed.get(path) ?? 0) + 1);
+            throw new Error('a role that throws while closing');
+          },
+        };
+      });
+    stream('/client', () => undefined);
+    stream('/self', (link) => link.end());
+    stream('/throws', () => {
+      throw new Error('a role that throws while opening');
+    });
+    stream('/before', () => undefined, gate);
+    stream('/stop', () => undefined);
+  });
+  const client = await openStream(`${url}/client`);
+  await eventually('opened', () => open === 1);
+  client.close();
+  await eventually('the client left', () => closed.get('/client') === 1);
+  t.equal(await (await openStream(`${url}/self`)).next(), undefined);
+  await openStream(`${url}/throws`);
+  await rawRequest(port, 'GET /before HTTP/1.1\r\nhost: a\r\n\r\n', { waitMs: 60 });
+  const opened = open;
+  release();
+  await eventually('told without having been opened', () => closed.get('/before') === 1);
+  t.equal(open, opened, 'a stream whose fan has left is never opened');
+  await rawRequest(port, 'HEAD /stop HTTP/1.1\r\nhost: a\r\n\r\n', { waitMs: 60 });
+  t.equal(closed.get('/stop'), 1, 'HEAD opens nothing');
+  const last = await openStream(`${url}/stop`);
+  await server.close(1000);
+  await last.closed;
+  t.same(Object.fromEntries(closed), { '/client': 1, '/self': 1, '/throws': 1, '/before': 1, '/stop': 2 });
+});
+
+t.test('a WebSocket carries text both ways, and its refusal is an ordinary answer', async (t) => {
+  let closed = 0;
+  const heard: string[] = [];
+  const { url } = await start(t, (server) => {
+    server.socket('/rooms/:room/socket', async (request) => {
+      if (request.params.room === 'full') throw new Refusal('too-many-streams');
+      if (request.params.room === 'plain') return json(403, { no: true });
+      await new Promise((resolve) => setImmediate(resolve));
+      return {
+        upgrade: true,
+        open: (socket) => socket.write('hello'),
+        message(socket, text) {
+          heard.push(text);
+          if (text === 'throw') throw new Error('a role that throws');
+          if (text === 'bye') socket.end(4001, 'bye');
+          else socket.write(`echo ${text}`);
+        },
+        closed() {
+          closed += 1;
+        },
+      };
+    });
+  });
+  const full = await openSocket(`${url}/rooms/full/socket`);
+  t.equal(full.answered, 429);
+  t.match(JSON.parse(full.text), { code: 'too-many-streams' });
+  t.equal((await openSocket(`${url}/rooms/plain/socket`)).answered, 403);
+  const client = await openSocket(`${url}/rooms/demo/socket`);
+  t.equal(client.answered, 101);
+  t.ok(client.headers['x-request-id']);
+  t.equal(await client.next(), 'hello');
+  client.send('throw');
+  client.send('grüße');
+  t.equal(await client.next(), 'echo grüße');
+  client.send('bye');
+  t.equal(await client.closed, 4001);
+  const binary = await openSocket(`${url}/rooms/demo/socket`);
+  binary.sendFrame(2, Buffer.from('bin'));
+  t.equal(await binary.closed, 1003);
+  const long = await openSocket(`${url}/rooms/demo/socket`);
+  long.send('x'.repeat(5000));
+  await long.closed;
+  t.same(heard, ['throw', 'grüße', 'bye']);
+  await eventually('all closed', () => closed === 3);
+});
+
+t.test('a socket address asked for without a handshake answers 426', async (t) => {
+  const { url, port } = await start(t, (server) =>
+    server.socket('/socket', () => ({
+      upgrade: true,
+      open: () => undefined,
+      message: () => undefined,
+      closed: () => undefined,
+    })),
+  );
+  const plain = await fetch(`${url}/socket`);
+  t.equal(plain.status, 426);
+  t.match(await plain.json(), { code: 'upgrade-required' });
+  const old = await rawRequest(
+    port,
+    'GET /socket HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 8\r\n\r\n',
+  );
+  t.match(old.text, /^HTTP\/1.1 426/);
+  t.match(old.text, /sec-websocket-version: 13/);
+});
+
+t.test('a slow WebSocket reader gets what was kept and the newest, in order', async (t) => {
+  let socket: Socket | undefined;
+  const { url } = await start(
+    t,
+    (server) =>
+      server.socket('/socket', () => ({
+        upgrade: true,
+        open(opened) {
+          socket = opened;
+        },
+        message: () => undefined,
+        closed: () => undefined,
+      })),
+    { slowReaderMs: 20_000 },
+  );
+  const client = await openSocket(`${url}/socket`);
+  client.pause();
+  const padding = 'x'.repeat(10_000);
+  let sent = 0;
+  for (; sent < 3000; sent += 1) socket?.write(`position ${sent} ${padding}`);
+  socket?.write('promoted', { keep: true });
+  socket?.write('position last');
+  socket?.write('ended', { keep: true });
+  client.resume();
+  const got: string[] = [];
+  await eventually('the last has come', async () => {
+    got.push((await client.next())?.replace(/ x+$/, '') ?? '');
+    return got.at(-1) === 'ended';
+  });
+  t.same(got.slice(-3), ['promoted', 'position last', 'ended']);
+  t.ok(got.length < sent, `${got.length} of ${sent} frames were sent`);
+  client.close();
+});
+
+t.test('an event stream that was slow once lives on and misses nothing that was kept', async (t) => {
+  let stream: EventStream | undefined;
+  const { port } = await start(
+    t,
+    (server) =>
+      server.route('GET', '/events', () => ({
+        stream: true,
+        open(opened) {
+          stream = opened;
+        },
+        closed: () => undefined,
+      })),
+    { slowReaderMs: 20_000 },
+  );
+  const wire = connect(port, '127.0.0.1');
+  t.teardown(() => wire.destroy());
+  wire.write('GET /events HTTP/1.1\r\nhost: a\r\n\r\n');
+  await eventually('open', () => stream !== undefined);
+  const padding = 'x'.repeat(10_000);
+  for (let sent = 0; sent < 3000; sent += 1) stream?.write(`data: ${sent} ${padding}\n\n`);
+  stream?.write('data: promoted\n\n', { keep: true });
+  stream?.write('data: newest\n\n');
+  let text = '';
+  let bytes = 0;
+  wire.on('data', (chunk) => {
+    bytes += chunk.length;
+    text = (text + chunk.toString('latin1')).slice(-20_000);
+  });
+  await eventually('all that waited has come', () => /data: promoted[^]*data: newest/.test(text));
+  t.ok(bytes < 15_000_000, `${bytes} bytes instead of 30 million`);
+  stream?.write('data: live\n\n');
+  await eventually('the stream goes on', () => text.includes('data: live'));
+});
+
+t.test('slow readers are closed, cost bounded memory and delay nobody', { timeout: 60_000 }, async (t) => {
+  const streams = new Set<EventStream>();
+  let closedSlow = 0;
+  const { port, url } = await start(t, (server) => {
+    server.route('GET', '/slow', () => {
+      let mine: EventStream | undefined;
+      return {
+        stream: true,
+        open(opened) {
+          mine = opened;
+          streams.add(opened);
+        },
+        closed() {
+          if (mine !== undefined) streams.delete(mine);
+          closedSlow += 1;
+        },
+      };
+    });
+    server.route('GET', '/fast', () => ({
+      stream: true,
+      open: (opened) => {
+        streams.add(opened);
+      },
+      closed: () => undefined,
+    }));
+    async function* endless(): AsyncGenerator<Uint8Array> {
+      for (;;) yield Buffer.alloc(65_536);
+    }
+    server.route('GET', '/download', () => ({ status: 200, body: endless() }));
+  });
+  const stalled = Array.from({ length: 20 }, () => {
+    const wire = connect(port, '127.0.0.1');
+    wire.on('error', () => undefined); // Being reset is the point.
+    wire.write('GET /slow HTTP/1.1\r\nhost: a\r\n\r\n');
+    return wire;
+  });
+  const download = connect(port, '127.0.0.1');
+  let downloadClosed = false;
+  download.on('error', () => undefined);
+  download.write('GET /download HTTP/1.1\r\nhost: a\r\n\r\n');
+  download.pause();
+  t.teardown(() => {
+    for (const wire of [...stalled, download]) wire.destroy();
+  });
+  await eventually('all open', () => streams.size === 20);
+  const fast = await openStream(`${url}/fast`);
+  const before = process.memoryUsage().rss;
+  const frame = `data: ${'x'.repeat(10_000)}\n\n`;
+  let latest = 0;
+  let newest = '';
+  const reading = (async () => {
+    for await (const { data } of fast) newest = data;
+  })();
+  const startMs = performance.now();
+  await eventually(
+    'all slow ones are closed',
+    () => {
+      for (let burst = 0; burst < 20; burst += 1) for (const stream of streams) stream.write(frame);
+      latest += 1;
+      for (const stream of streams) stream.write(`data: ${latest}\n\n`);
+      return closedSlow === 20;
+    },
+    20_000,
+  );
+  t.ok(performance.now() - startMs < 10_000, 'within a few seconds at slowReaderMs = 1000');
+  const grown = process.memoryUsage().rss - before;
+  t.ok(grown < 150 * 1_048_576, `memory grew by ${Math.round(grown / 1_048_576)} MiB`);
+  t.equal(streams.size, 1, 'the one that reads is still there');
+  for (const stream of streams) stream.write('data: last\n\n', { keep: true });
+  await eventually('it gets the newest', () => newest === 'last');
+  fast.close();
+  await reading;
+  download.once('close', () => {
+    downloadClosed = true;
+  });
+  download.resume();
+  await eventually('the stalled download was cut', () => downloadClosed);
+});
+
+t.test('stopping ends streams, finishes requests and frees the port', async (t) => {
+  let release: () => void = () => undefined;
+  const gate = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  let arrived = 0;
+  const { server, url, port } = await start(t, (server) => {
+    server.route('GET', '/wait', async () => {
+      arrived += 1;
+      await gate;
+      return { status: 200, body: 'done' };
+    });
+    server.route('GET', '/never', () => {
+      arrived += 1;
+      return new Promise(() => undefined);
+    });
+    server.route('GET', '/events', () => ({ stream: true, open: () => undefined, closed: () => undefined }));
+    server.socket('/socket', () => ({
+      upgrade: true,
+      open: () => undefined,
+      message: () => undefined,
+      closed: () => undefined,
+    }));
+  });
+  const stream = await openStream(`${url}/events`);
+  const socket = await openSocket(`${url}/socket`);
+  const waiting = fetch(`${url}/wait`);
+  const never = fetch(`${url}/never`).then(
+    () => 'answered',
+    () => 'cut',
+  );
+  await eventually('both are under way', () => arrived === 2);
+  const stopped = server.close(500);
+  await stream.closed;
+  t.equal(await socket.closed, 1001);
+  release();
+  const answer = await waiting;
+  t.equal(await answer.text(), 'done');
+  t.equal(answer.headers.get('connection'), 'close');
+  await stopped;
+  t.equal(await never, 'cut', 'what outlives the grace is cut');
+  await t.rejects(rawRequest(port, 'GET / HTTP/1.1\r\nhost: a\r\n\r\n'), { code: 'ECONNREFUSED' });
+});
+
+t.test('a port can be shared by servers that agree, and an exclusive one is refused by name', async (t) => {
+  const first = await start(t, (server) => server.otherwise(() => ({ status: 200 })));
+  await start(t, (server) => server.otherwise(() => ({ status: 200 })), { port: first.port });
+  await t.rejects(
+    start(t, () => undefined, { port: first.port, exclusive: true, name: 'admin' }),
+    new RegExp(`Port ${first.port} on 127.0.0.1 \\(admin\\)`),
+  );
+});
+
+t.test('each finished request is observed by pattern', async (t) => {
+  const seen: { route: string; method: string; status: number; seconds: number }[] = [];
+  const { url } = await start(
+    t,
+    (server) => {
+      server.route('GET', '/rooms/:room', () => ({ status: 200 }));
+      server.route('GET', '/body', () => ({ status: 200, body: pieces('a') }));
+      server.route('GET', '/events', () => ({
+        stream: true,
+        open: (link) => link.end(),
+        closed: () => undefined,
+      }));
+    },
+    { observe: (one) => seen.push(one) },
+  );
+  await fetch(`${url}/rooms/demo`);
+  await fetch(`${url}/rooms/none/x`);
+  await (await fetch(`${url}/body`)).text();
+  await (await openStream(`${url}/events`)).closed;
+  await fetch(`${url}/a//b`);
+  await eventually('all seen', () => seen.length === 5);
+  t.same(
+    seen.map(({ route, method, status }) => `${method} ${route} ${status}`),
+    ['GET /rooms/:room 200', 'GET none 404', 'GET /body 200', 'GET /events 200', 'GET none 400'],
+  );
+  t.ok(seen.every(({ seconds }) => seconds >= 0 && seconds < 5));
+});
