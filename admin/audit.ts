@@ -60,7 +60,8 @@ export const appendAudit = async (
   { nowMs, log }: { nowMs: number; log: Log },
 ): Promise<void> => {
   const head = (await tx.query('SELECT seq, hash FROM audit_head FOR UPDATE'))[0];
-  if (head === undefined) throw new Error('the table audit_head is empty: the audit trail has been tampered with');
+  if (head === undefined)
+    throw new Error('the table audit_head is empty: the audit trail has been tampered with');
   const previous = String(head.hash);
   const row = { ...entry, seq: Number(head.seq) + 1, atMs: Math.floor(nowMs) };
   const hash = hashOf(previous, row);

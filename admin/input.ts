@@ -5,7 +5,8 @@ import { Refusal } from '../kernel/errors.ts';
 import type { Request } from '../kernel/http.ts';
 import { parseRoomId, type RoomId } from '../kernel/ids.ts';
 
-const refuse = (field: string, says: string): Refusal => new Refusal('bad-field', { detail: `${field} ${says}` });
+const refuse = (field: string, says: string): Refusal =>
+  new Refusal('bad-field', { detail: `${field} ${says}` });
 
 /** The body as an object; an empty body is an empty object when `emptyAllowed`. */
 export const readBody = (
@@ -28,7 +29,8 @@ export const readBody = (
   const fields = value as Record<string, unknown>;
   if (known !== undefined)
     for (const name of Object.keys(fields))
-      if (!known.includes(name)) throw refuse('a field', `is unknown; known are: ${known.join(', ') || 'none'}`);
+      if (!known.includes(name))
+        throw refuse('a field', `is unknown; known are: ${known.join(', ') || 'none'}`);
   return fields;
 };
 
@@ -45,7 +47,7 @@ export const readText = (
   const trimmed = value.trim();
   // Counted in code points, as a reader would, so that a flag is not worth four letters.
   const length = [...trimmed].length;
-  if (length < min || length > max || !trimmed.isWellFormed())
+  if (length < min || length > max || /\p{Surrogate}/u.test(trimmed))
     throw refuse(name, `must be a text of ${min} to ${max} characters`);
   return trimmed;
 };

@@ -113,7 +113,9 @@ export const ensureFirstOperator = async (
 ): Promise<{ token?: string }> => {
   await migrateAdmin(sql);
   if (config.operatorToken !== '' && !TOKEN.test(config.operatorToken))
-    throw new Error('ANTEROOM_OPERATOR_TOKEN must be `aro_` followed by 32 random bytes in base64url (43 characters).');
+    throw new Error(
+      'ANTEROOM_OPERATOR_TOKEN must be `aro_` followed by 32 random bytes in base64url (43 characters).',
+    );
   return sql.transaction(async (tx) => {
     await tx.query('LOCK TABLE operators IN EXCLUSIVE MODE');
     const some = await tx.query('SELECT 1 AS one FROM operators LIMIT 1');

@@ -2,7 +2,6 @@
 // done after it, at least once, in order for each order. Every step is safe twice. A failed one stays with its
 // error, is tried again ever more slowly, and holds back only the later steps of the same order.
 
-import type { Config } from '../kernel/config.ts';
 import { parseEventId, parsePlaceId, parseRoomId } from '../kernel/ids.ts';
 import type { Log } from '../kernel/log.ts';
 import type { Redis } from '../kernel/redis.ts';
@@ -61,7 +60,6 @@ export type Outbox = {
 class StepFailed extends Error {}
 
 export const createOutbox = (options: {
-  config: Pick<Config, 'reconcileMs'>;
   sql: Sql;
   redis: Redis;
   log: Log;

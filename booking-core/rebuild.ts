@@ -53,7 +53,7 @@ const mapsFrom = (event: SaleEvent, holds: Iterable<Hold>): Map<string, string> 
 
 /** Writes the event into Redis from PostgreSQL. `stale`: someone else has done so meanwhile, and later. */
 export const rebuild = async (
-  { sql, redis, log }: { sql: Sql; redis: Redis; log: Log },
+  { sql, redis, log }: { sql: Sql; redis: Redis; log: Pick<Log, 'info'> },
   event: SaleEvent,
 ): Promise<'stale' | 'loaded'> => {
   const { epoch, orders } = await sql.transaction(async (tx) => {

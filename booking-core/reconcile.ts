@@ -5,6 +5,7 @@
 import type { Config } from '../kernel/config.ts';
 import { parsePlaceId, parseRoomId } from '../kernel/ids.ts';
 import type { Log } from '../kernel/log.ts';
+import type { Metrics } from '../kernel/metrics.ts';
 import type { Redis } from '../kernel/redis.ts';
 import type { Sql } from '../kernel/sql.ts';
 import { bookingKeys, expire, reopen } from '../lua/booking.ts';
@@ -32,8 +33,9 @@ export const createReconciler = (options: {
   provider: PaymentProvider;
   settlement: Settlement;
   outbox: Outbox;
+  metrics?: Metrics;
 }) => {
-  const { config, sql, redis, log, inventory, provider, settlement, outbox } = options;
+  const { config, sql, redis, log, inventory, provider, settlement, outbox, metrics } = options;
   const stores = { sql, redis, log };
 
   /** Holds marked as ordered whose lease has run out: those without a live order are open again, or over. */
@@ -105,8 +107,9 @@ export const createReconciler = (options: {
   };
 
   const compare = async (event: SaleEvent): Promise<void> => {
-    const { outcome } = await repairDrift(stores, event);
-    if (outcome === 'rebuilding') await rebuild(stores, event);
+    const compared = await repairDrift(stores, event);
+    if (compared.outcome === 'rebuilding') await rebuild(stores, event);
+    else if (compared.outcome === 'agreed') metrics?.inc('drift_repaired_total', {}, compared.repaired);
   };
 
   /** Each part on its own: what fails is logged and comes round again, and holds back nothing else. */
@@ -143,6 +146,10 @@ export const createReconciler = (options: {
   };
   return {
     pass,
+    /** Compares every event with PostgreSQL now, and writes those that Redis has lost. */
+    async compareAll(): Promise<void> {
+      for (const event of await inventory.all()) await compare(event);
+    },
     start(): void {
       running = pass().finally(again);
     },

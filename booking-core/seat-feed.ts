@@ -2,8 +2,8 @@
 // something has changed. One look at Redis serves all readers of a process, however many there are. A frame says
 // which version it follows; a reader that missed one asks for the whole again.
 
-import type { EventId } from '../kernel/ids.ts';
 import type { EventStream } from '../kernel/http.ts';
+import type { EventId } from '../kernel/ids.ts';
 import type { Log } from '../kernel/log.ts';
 import type { Redis } from '../kernel/redis.ts';
 import { bookingKeys, mapsOf } from '../lua/booking.ts';
@@ -11,8 +11,6 @@ import { bookingKeys, mapsOf } from '../lua/booking.ts';
 export type SeatsNow = { version: string; maps: ReadonlyMap<string, string> };
 
 const TICK_MS = 1000;
-/** One look serves everybody who asks within this time. */
-const FRESH_MS = 100;
 /** Proxies and phones forget silent connections; a comment keeps this one known. */
 const HEARTBEAT_TICKS = 20;
 /** Beyond this many changes the whole maps are shorter. */
@@ -45,16 +43,18 @@ type Feed = { streams: Set<EventStream>; shown: SeatsNow | undefined };
 
 export const createSeatFeed = ({ redis, log }: { redis: Redis; log: Log }) => {
   const feeds = new Map<EventId, Feed>();
-  const looks = new Map<EventId, { atMs: number; seats: Promise<SeatsNow | undefined> }>();
+  const looks = new Map<EventId, Promise<SeatsNow | undefined>>();
   let ticks = 0;
 
   /** Undefined while Redis has no map: it is being rebuilt. */
   const now = (event: EventId): Promise<SeatsNow | undefined> => {
-    const last = looks.get(event);
-    if (last !== undefined && performance.now() - last.atMs < FRESH_MS) return last.seats;
-    const seats = readSeats(redis, event);
-    looks.set(event, { atMs: performance.now(), seats });
-    return seats;
+    // Whoever asks while a look is under way shares it. Answers come in order on one connection, so nobody who has
+    // seen a change answered can be given a look from before it.
+    const underWay = looks.get(event);
+    if (underWay !== undefined) return underWay;
+    const look = readSeats(redis, event).finally(() => looks.delete(event));
+    looks.set(event, look);
+    return look;
   };
 
   const publish = async (event: EventId, feed: Feed): Promise<void> => {

@@ -7,6 +7,7 @@ import { randomBytes } from 'node:crypto';
 import type { Config } from '../kernel/config.ts';
 import type { EventId, VisitorId } from '../kernel/ids.ts';
 import type { Log } from '../kernel/log.ts';
+import type { Metrics } from '../kernel/metrics.ts';
 import type { Redis } from '../kernel/redis.ts';
 import { isDuplicate, type Sql } from '../kernel/sql.ts';
 import { bookingKeys, hold, order as orderHold } from '../lua/booking.ts';
@@ -63,14 +64,17 @@ export const createSettlement = (options: {
   redis: Redis;
   log: Log;
   provider: PaymentProvider;
+  metrics?: Metrics;
 }) => {
-  const { config, sql, redis, log, provider } = options;
+  const { config, sql, redis, log, provider, metrics } = options;
 
-  const setState = (tx: Tx, order: string, state: OrderState) =>
-    tx.query(
+  const setState = (tx: Tx, order: string, state: OrderState) => {
+    metrics?.inc('orders_total', { outcome: state });
+    return tx.query(
       `UPDATE orders SET state = $2, paid_at = CASE WHEN $2 = 'paid' THEN clock_timestamp() ELSE paid_at END WHERE id = $1`,
       [order, state],
     );
+  };
   const unclaim = (tx: Tx, orders: readonly string[]) =>
     tx.query('UPDATE order_seats SET live = false WHERE order_id = ANY($1::text[]) AND live', [orders]);
   const lock = async (tx: Tx, order: string): Promise<OrderRow | undefined> =>
@@ -127,7 +131,10 @@ export const createSettlement = (options: {
          RETURNING *`,
       );
       const ids = due.map(({ id }) => id);
-      if (ids.length > 0) await unclaim(tx, ids);
+      if (ids.length > 0) {
+        metrics?.inc('orders_total', { outcome: 'expired' }, ids.length);
+        await unclaim(tx, ids);
+      }
       for (const order of due) await enqueue(tx, order.id, [{ kind: 'expire-hold', ...holdRefOf(order) }]);
       return ids;
     });
@@ -178,6 +185,7 @@ export const createSettlement = (options: {
       });
       if (sent.outcome === 'refunded') {
         count.done++;
+        metrics?.inc('refunds_total', { outcome: 'done' });
         await sql.transaction(async (tx) => {
           await lock(tx, refund.order_id);
           await tx.query(`UPDATE refunds SET state = 'done', done_at = clock_timestamp() WHERE id = $1`, [
@@ -187,6 +195,7 @@ export const createSettlement = (options: {
         });
       } else {
         count.failed++;
+        metrics?.inc('refunds_total', { outcome: 'failed' });
         log.warn('refund-failed', { order: refund.order_id, attempts: refund.attempts, says: sent.says });
         await sql.query(
           'UPDATE refunds SET last_error = $2, next_at = clock_timestamp() + make_interval(secs => $3) WHERE id = $1',

@@ -31,14 +31,19 @@ export type StateMessage = {
   number?: number;
   verdict?: 'challenge' | 'tarpit' | 'block';
   opensAtMs?: number;
+  /** What keeps the line from moving; `open` when nothing does. */
+  gate?: 'open' | 'suspended' | 'queueAll' | 'notOpen' | 'closed' | 'recovering';
   suspended?: boolean;
-  /** Why it changed; `missed` with `parked` means that a turn went by and an act of the visitor is needed. */
+  /** With `parked`: a turn went by unclaimed, and only an act of the visitor (`join`) brings the place back. */
+  missed?: boolean;
+  /** Why it changed, as a word or as a sentence for people. */
   reason?: string;
   reference?: string;
 };
 
 export type Promoted = { claimToken: string; deadlineMs: number; serverNowMs?: number };
 export type Notice = { id?: string; text: string; level?: 'info' | 'warn' | 'bad' };
+/** `missed` and `closed` keep the place: `join` may bring it back. */
 export type Ended = { reason: 'finished' | 'left' | 'missed' | 'closed' };
 
 export type ConnectionState = 'connecting' | 'live' | 'polling' | 'reconnecting' | 'offline';

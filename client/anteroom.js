@@ -37,6 +37,7 @@ export const createAnteroom = (options) => {
   let claimDeadlineMs = 0;
   let clockAheadMs = 0;
   let cadenceMs = 0;
+  let withheld = false;
   let noticeId;
   let heardAtMs = 0;
   let timer;
@@ -102,7 +103,8 @@ export const createAnteroom = (options) => {
   const ended = (reason) => {
     stop('ended');
     claimToken = undefined;
-    forgetReceipt();
+    // A missed turn and a closed sale keep the place; the other ends are for good.
+    if (reason === 'finished' || reason === 'left') forgetReceipt();
     tell('onEnded', { reason });
   };
 
@@ -114,6 +116,11 @@ export const createAnteroom = (options) => {
     } else if (type === 'state') {
       if (data.state === 'finished') return ended(data.reason ?? 'finished');
       if (data.state === 'closed') return ended('closed');
+      // The server knows of no place of ours; the receipt brings it back. A moment later, never in a tight loop.
+      if (data.state === 'none') {
+        stop('listening');
+        return later(1000 + 2000 * Math.random(), join);
+      }
       tell('onState', data);
     } else if (type === 'promoted') {
       claimToken = data.claimToken;
@@ -130,6 +137,7 @@ export const createAnteroom = (options) => {
   const take = (answer) => {
     if (answer.receipt) keepReceipt(answer.receipt);
     const asked = turn;
+    withheld = answer.state === 'withheld';
     hear('state', answer);
     if (asked !== turn) return;
     if (answer.position !== undefined)
@@ -147,7 +155,8 @@ export const createAnteroom = (options) => {
     hush();
     mode = 'listening';
     const asked = turn;
-    if (transport === 2) return poll();
+    // A stream shows a withheld place a line like everyone's; polls tell those who were told so when it is over.
+    if (withheld || transport === 2) return poll();
     let worked = false;
     let over = false;
     let source;
@@ -219,10 +228,8 @@ export const createAnteroom = (options) => {
       connection('polling');
       take(body);
       if (asked !== turn) return;
-      if (recovered || polls % POLLS_BEFORE_STREAM === 0) {
-        transport = 0;
-        return listen();
-      }
+      if (recovered || polls % POLLS_BEFORE_STREAM === 0) transport = 0;
+      if (!withheld && transport < 2) return listen();
       return later((body.pollAfterMs || POLL_MS) * (0.9 + 0.2 * Math.random()), poll);
     }
     if (status === 404) return join();
@@ -279,8 +286,11 @@ export const createAnteroom = (options) => {
 
   const claim = async () => {
     for (let attempt = 0; ; attempt += 1) {
-      if (claimToken === undefined) return { outcome: 'refused', code: 'not-your-turn' };
-      const { ok, status, body, retryAfterMs } = await ask('POST', '/pass', { claim: claimToken });
+      const { ok, status, body, retryAfterMs } = await ask(
+        'POST',
+        '/pass',
+        claimToken ? { claim: claimToken } : {},
+      );
       if (ok) {
         stop('ended');
         return { outcome: 'entered', ...body };
@@ -307,19 +317,17 @@ export const createAnteroom = (options) => {
   const offline = () => mode === 'listening' && connection('offline');
   const hide = () => hush();
   const show = (event) => event.persisted && mode === 'listening' && listen();
-  addEventListener('online', wake);
-  addEventListener('offline', offline);
-  addEventListener('pagehide', hide);
-  addEventListener('pageshow', show);
-  document.addEventListener('visibilitychange', wake);
+  const life = new AbortController();
+  const on = (target, type, work) => target.addEventListener(type, work, { signal: life.signal });
+  on(window, 'online', wake);
+  on(window, 'offline', offline);
+  on(window, 'pagehide', hide);
+  on(window, 'pageshow', show);
+  on(document, 'visibilitychange', wake);
 
   const close = () => {
     stop('idle');
-    removeEventListener('online', wake);
-    removeEventListener('offline', offline);
-    removeEventListener('pagehide', hide);
-    removeEventListener('pageshow', show);
-    document.removeEventListener('visibilitychange', wake);
+    life.abort();
   };
 
   return { join, claim, leave, close };

@@ -340,7 +340,6 @@ export const createGateway = (options: GatewayOptions): Role => {
     async stop() {
       stopping = true;
       follower.stop();
-      await fetcher.close();
     },
     ready: async () => ({ redis: view.redisUp() }),
   };

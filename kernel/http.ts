@@ -459,10 +459,15 @@ export const createServer = (options: ServerOptions): Server => {
     // A client that leaves aborts what was done for it; the throw that follows is no fault.
     if (x.mode === 'over') return log.debug('request-abandoned', { server: name, requestId: x.id, error });
     const where = { server: name, requestId: x.id, route: x.pattern };
-    if (error instanceof Refusal) {
-      if (error.cause !== undefined)
-        log.warn('request-refused', { ...where, code: error.code, error: error.cause });
-      return respond(x, problemFrom(error));
+    try {
+      if (error instanceof Refusal) {
+        if (error.cause !== undefined)
+          log.warn('request-refused', { ...where, code: error.code, error: error.cause });
+        return respond(x, problemFrom(error));
+      }
+    } catch (second) {
+      // A refusal whose members cannot be written as JSON: answered below, like any other fault of ours.
+      log.error('refusal-unwritable', { ...where, error: second });
     }
     log.error('request-failed', { ...where, error });
     respond(x, problem('internal'));

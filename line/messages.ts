@@ -35,7 +35,7 @@ export const positionMessage = (
     waiting: snapshot.waiting,
     ...(eta === undefined ? {} : { etaSeconds: eta }),
     perMinute: moving ? Math.round(speedOf(snapshot)) : 0,
-    progress: Math.round((1 - (ahead + 1) / (from + 1)) * 1000) / 1000,
+    progress: Math.round((1 - (ahead + 1) / from) * 1000) / 1000,
     nextMs: Math.round(cadenceMs(eta?.[0])),
   };
 };

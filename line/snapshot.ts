@@ -87,7 +87,10 @@ export const parseSnapshot = (json: string): Snapshot | undefined => {
 
 /** What keeps the line from moving, in one word; `open` when nothing does. */
 export type GateState = 'open' | 'suspended' | 'notOpen' | 'closed' | 'recovering' | 'queueAll';
-export const gateStateOf = (snapshot: Snapshot, nowMs: number): GateState => {
+export const gateStateOf = (
+  snapshot: Pick<Snapshot, 'settings' | 'recoveringUntil'>,
+  nowMs: number,
+): GateState => {
   const { settings } = snapshot;
   if (settings.closesAt > 0 && nowMs >= settings.closesAt) return 'closed';
   if (nowMs < snapshot.recoveringUntil) return 'recovering';

@@ -7,7 +7,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { configTable } from '../kernel/config.ts';
 import { errorTable } from '../kernel/errors.ts';
 import { keyTable } from '../kernel/keys.ts';
-import { metricTable } from '../kernel/metrics.ts';
+import { metricPrefix, metricTable } from '../kernel/metrics.ts';
 import { luaHeaders } from './lua-headers.ts';
 
 const folder = fileURLToPath(new URL('../docs/reference/', import.meta.url));
@@ -78,9 +78,9 @@ const metricsPage = (): string =>
     'Served on the metrics port at `/metrics` in the Prometheus text format, besides the process metrics of prom-client.',
     table(
       ['name', 'type', 'labels', 'what it counts'],
-      Object.values(metricTable).map((row) => [
-        code(row.name),
-        row.type,
+      Object.entries(metricTable).map(([name, row]) => [
+        code(metricPrefix + name),
+        row.kind,
         row.labels.join(', '),
         cell(row.help),
       ]),
@@ -96,7 +96,7 @@ const scriptsPage = (): string =>
       .map((header) =>
         [
           `## ${header.name}`,
-          header.purpose,
+          header.purpose.charAt(0).toUpperCase() + header.purpose.slice(1),
           `- Keys: ${header.keys.map(code).join(' ') || 'none'}`,
           `- Arguments: ${header.args.map((arg) => code(arg.name) + (arg.note === '' ? '' : ` (${cell(arg.note)})`)).join(', ') || 'none'}`,
           `- Outcomes: ${header.returns.map((outcome) => code(`${outcome.word} ${outcome.values}`.trim())).join(', ')}`,

@@ -18,6 +18,7 @@ import {
 import { createLog, silentLog } from '../kernel/log.ts';
 import { openSocket, openStream, rawRequest } from './support/client.ts';
 import { eventually } from './support/eventually.ts';
+import { freePort } from './support/redis.ts';
 
 type Test = { teardown(work: () => unknown): void };
 
@@ -260,7 +261,7 @@ t.test('a body up to the limit arrives whole, in one piece or byte by byte', asy
   t.equal(await big.text(), '300000');
   const head = 'POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n';
   const slow = await rawRequest(port, [head, ...'abcde'], { pieceMs: 5 });
-  t.match(slow.text, /^HTTP\/1.1 200 OK[^]*\r\n\r\nabcde$/);
+  t.match(slow.text, /^HTTP\/1.1 200 OK[\s\S]*\r\n\r\nabcde$/);
 });
 
 t.test('no route runs before the last byte of its body', async (t) => {
@@ -394,7 +395,7 @@ t.test('a client that leaves at any await does no harm and ends what was done fo
     server.route('GET', '/fine', () => ({ status: 200 }));
   });
   for (const path of ['/wait', '/throw', '/endless', '/late-stream'])
-    await rawRequest(port, `GET ${path} HTTP/1.1\r\nhost: a\r\n\r\n`, { waitMs: 60 });
+    await rawRequest(port, `GET ${path} HTTP/1.1\r\nhost: a\r\n\r\n`, { leaveMs: 60 });
   await rawRequest(port, 'POST /body HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc', { waitMs: 60 });
   await eventually('the abort was told', () => seen.aborted === 1);
   await eventually('the endless source was ended', () => seen.returned === 1);
@@ -444,13 +445,17 @@ t.test('an event stream opens at once, sends frames in order and ends', async (t
 t.test('closed is told exactly once, whoever ends a stream and whenever', async (t) => {
   const closed = new Map<string, number>();
   let open = 0;
+  let left = 0;
   let release: () => void = () => undefined;
   const gate = new Promise<void>((resolve) => {
     release = resolve;
   });
   const { server, url, port } = await start(t, (server) => {
     const stream = (path: string, opened: (stream: EventStream) => void, wait?: Promise<void>) =>
-      server.route('GET', path, async () => {
+      server.route('GET', path, async ({ signal }) => {
+        signal.addEventListener('abort', () => {
+          left += 1;
+        });
         await wait;
         return {
           stream: true,
@@ -479,6 +484,7 @@ t.test('closed is told exactly once, whoever ends a stream and whenever', async 
   t.equal(await (await openStream(`${url}/self`)).next(), undefined);
   await openStream(`${url}/throws`);
   await rawRequest(port, 'GET /before HTTP/1.1\r\nhost: a\r\n\r\n', { waitMs: 60 });
+  await eventually('the fan is known to have left', () => left === 1);
   const opened = open;
   release();
   await eventually('told without having been opened', () => closed.get('/before') === 1);
@@ -582,10 +588,7 @@ t.test('a slow WebSocket reader gets what was kept and the newest, in order', as
   socket?.write('ended', { keep: true });
   client.resume();
   const got: string[] = [];
-  await eventually('the last has come', async () => {
-    got.push((await client.next())?.replace(/ x+$/, '') ?? '');
-    return got.at(-1) === 'ended';
-  });
+  while (got.at(-1) !== 'ended') got.push((await client.next())?.replace(/ x+$/, '') ?? 'ended');
   t.same(got.slice(-3), ['promoted', 'position last', 'ended']);
   t.ok(got.length < sent, `${got.length} of ${sent} frames were sent`);
   client.close();
@@ -619,7 +622,7 @@ t.test('an event stream that was slow once lives on and misses nothing that was 
     bytes += chunk.length;
     text = (text + chunk.toString('latin1')).slice(-20_000);
   });
-  await eventually('all that waited has come', () => /data: promoted[^]*data: newest/.test(text));
+  await eventually('all that waited has come', () => /data: promoted[\s\S]*data: newest/.test(text));
   t.ok(bytes < 15_000_000, `${bytes} bytes instead of 30 million`);
   stream?.write('data: live\n\n');
   await eventually('the stream goes on', () => text.includes('data: live'));
@@ -749,8 +752,9 @@ t.test('stopping ends streams, finishes requests and frees the port', async (t) 
 });
 
 t.test('a port can be shared by servers that agree, and an exclusive one is refused by name', async (t) => {
-  const first = await start(t, (server) => server.otherwise(() => ({ status: 200 })));
-  await start(t, (server) => server.otherwise(() => ({ status: 200 })), { port: first.port });
+  const port = await freePort();
+  const first = await start(t, (server) => server.otherwise(() => ({ status: 200 })), { port });
+  await start(t, (server) => server.otherwise(() => ({ status: 200 })), { port });
   await t.rejects(
     start(t, () => undefined, { port: first.port, exclusive: true, name: 'admin' }),
     new RegExp(`Port ${first.port} on 127.0.0.1 \\(admin\\)`),

@@ -7,8 +7,8 @@ import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Config } from '../../kernel/config.ts';
 import { Refusal } from '../../kernel/errors.ts';
-import { createServer, json, type Request, type Server } from '../../kernel/http.ts';
 import { createFetcher } from '../../kernel/fetch.ts';
+import { createServer, json, type Request, type Server } from '../../kernel/http.ts';
 import type { Log } from '../../kernel/log.ts';
 import { sameSecret } from '../../kernel/token.ts';
 import { signWebhook } from '../payment.ts';
@@ -60,7 +60,13 @@ const bodyOf = (request: Request): Body => {
     throw new Refusal('bad-field', { detail: '`amountMinor` is a whole number of minor units' });
   if (typeof currency !== 'string' || !/^[A-Z]{3}$/.test(currency))
     throw new Refusal('bad-field', { detail: '`currency` is three capital letters' });
-  return { reference, amountMinor: Number(amountMinor), currency, card: String(card), charge: String(charge) };
+  return {
+    reference,
+    amountMinor: Number(amountMinor),
+    currency,
+    card: String(card),
+    charge: String(charge),
+  };
 };
 
 export type Sandbox = { start(): Promise<{ port: number }>; stop(): Promise<void> };
@@ -105,17 +111,15 @@ export const createSandbox = (options: { config: Config; log: Log }): Sandbox =>
     });
     const again = (why: string): void => {
       log.debug('sandbox-webhook-failed', { attempt, why });
-      if (attempt < WEBHOOK_TRIES_MAX) after(Math.min(250 * 2 ** attempt, 30_000), () => tell(charge, attempt + 1));
+      if (attempt < WEBHOOK_TRIES_MAX)
+        after(Math.min(250 * 2 ** attempt, 30_000), () => tell(charge, attempt + 1));
     };
     fetcher
       .json({
         origin: bookingUrl,
         method: 'POST',
         path: '/v1/payments/sandbox/webhook',
-        headers: [
-          ['content-type', 'application/json'],
-          ['sandbox-signature', signWebhook(config.sandboxSecret, body, Date.now())],
-        ],
+        headers: [['sandbox-signature', signWebhook(config.sandboxSecret, body, Date.now())]],
         body: JSON.parse(body),
         timeoutMs: 5000,
       })
@@ -225,7 +229,8 @@ export const createSandbox = (options: { config: Config; log: Log }): Sandbox =>
       });
       const listening = await server.listen();
       // What was promised before a restart is kept: charges still pending become good now.
-      for (const charge of charges.values()) if (charge.state === 'pending') after(1000, () => succeed(charge));
+      for (const charge of charges.values())
+        if (charge.state === 'pending') after(1000, () => succeed(charge));
       return listening;
     },
     async stop() {

@@ -268,12 +268,12 @@ export type RawAnswer = {
 
 /**
  * Sends bytes as they are (several pieces go one after the other, `pieceMs` apart) and collects whatever comes back
- * until the server closes, or `waitMs` have passed in silence.
+ * until the server closes, `waitMs` have passed in silence, or (when given) `leaveMs` have passed at all.
  */
 export const rawRequest = (
   port: number,
   bytes: string | Buffer | readonly (string | Buffer)[],
-  options: { waitMs?: number; pieceMs?: number; host?: string } = {},
+  options: { waitMs?: number; pieceMs?: number; leaveMs?: number; host?: string } = {},
 ): Promise<RawAnswer> =>
   new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
@@ -283,6 +283,9 @@ export const rawRequest = (
       resolve({ text: Buffer.concat(chunks).toString('latin1'), closed });
     };
     wire.setTimeout(options.waitMs ?? 300, () => finish(false));
+    const leave =
+      options.leaveMs === undefined ? undefined : setTimeout(() => finish(false), options.leaveMs);
+    wire.once('close', () => clearTimeout(leave));
     wire.on('data', (chunk) => chunks.push(chunk));
     wire.once('end', () => finish(true));
     wire.once('error', (error: NodeJS.ErrnoException) =>

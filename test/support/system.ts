@@ -1,0 +1,119 @@
+// A whole Anteroom as child processes, the way it really runs: its own ports, its own data folder, on a Redis the
+// test can see into. Every step of a test goes over HTTP.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { generateKey } from '../../kernel/token.ts';
+import { eventually } from './eventually.ts';
+import { freePort } from './redis.ts';
+
+type Teardown = { teardown(work: () => unknown): void };
+
+export type Ports = { public: number; admin: number; booking: number; sandbox: number; metrics: number };
+export type System = {
+  ports: Ports;
+  base: string;
+  admin: string;
+  folder: string;
+  operatorToken: string;
+  keys: string;
+  /** Everything the processes have written, for messages of failed tests and for canaries. */
+  output(): string;
+  /** Starts a process with these roles (all when left out); resolves when it is ready. */
+  start(options?: {
+    roles?: string;
+    metricsPort?: number;
+    env?: Record<string, string>;
+  }): Promise<ChildProcess>;
+  /** Ends a process with a signal and waits for its exit; answers the exit code. */
+  end(child: ChildProcess, signal: NodeJS.Signals): Promise<number | null>;
+};
+
+const root = fileURLToPath(new URL('../../', import.meta.url));
+const READY_MS_MAX = 40_000;
+
+export const createSystem = async (t: Teardown, env: Record<string, string> = {}): Promise<System> => {
+  const [publicPort, admin, booking, sandbox, metrics] = [
+    await freePort(),
+    await freePort(),
+    await freePort(),
+    await freePort(),
+    await freePort(),
+  ];
+  const ports: Ports = { public: publicPort, admin, booking, sandbox, metrics };
+  const folder = mkdtempSync(join(tmpdir(), 'anteroom-'));
+  const operatorToken = `aro_${'t'.repeat(43)}`;
+  const keys = generateKey('t');
+  const children = new Set<ChildProcess>();
+  let written = '';
+
+  const end = async (child: ChildProcess, signal: NodeJS.Signals): Promise<number | null> => {
+    children.delete(child);
+    if (child.exitCode !== null || child.signalCode !== null) return child.exitCode;
+    const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+    child.kill(signal);
+    await gone;
+    return child.exitCode;
+  };
+  t.teardown(async () => {
+    for (const child of [...children]) await end(child, 'SIGTERM');
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  return {
+    ports,
+    base: `http://127.0.0.1:${ports.public}`,
+    admin: `http://127.0.0.1:${ports.admin}`,
+    folder,
+    operatorToken,
+    keys,
+    output: () => written,
+    end,
+    async start(options = {}) {
+      const metricsPort = options.metricsPort ?? ports.metrics;
+      const child = spawn(process.execPath, ['--import', 'tsx', 'main.ts'], {
+        cwd: root,
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: {
+          PATH: process.env.PATH,
+          HOME: process.env.HOME,
+          ANTEROOM_DATA: folder,
+          ANTEROOM_PORT: String(ports.public),
+          ANTEROOM_ADMIN_PORT: String(ports.admin),
+          ANTEROOM_BOOKING_PORT: String(ports.booking),
+          ANTEROOM_SANDBOX_PORT: String(ports.sandbox),
+          ANTEROOM_METRICS_PORT: String(metricsPort),
+          ANTEROOM_OPERATOR_TOKEN: operatorToken,
+          ANTEROOM_KEYS: keys,
+          ANTEROOM_DEMO: 'on',
+          // Fans of a test come from many addresses, as a trusted proxy would tell them.
+          ANTEROOM_TRUSTED_PROXIES: '127.0.0.1',
+          ...(options.roles === undefined ? {} : { ANTEROOM_ROLES: options.roles }),
+          ...env,
+          ...options.env,
+        },
+      });
+      children.add(child);
+      const collect = (chunk: Buffer) => {
+        written += chunk.toString('utf8');
+      };
+      child.stdout?.on('data', collect);
+      child.stderr?.on('data', collect);
+      await eventually(
+        'the system is ready',
+        async () => {
+          if (child.exitCode !== null) return true;
+          const answer = await fetch(`http://127.0.0.1:${metricsPort}/ready`);
+          return answer.status === 200;
+        },
+        READY_MS_MAX,
+      );
+      if (child.exitCode !== null)
+        throw new Error(`the process ended with ${child.exitCode}:\n${written.slice(-3000)}`);
+      return child;
+    },
+  };
+};
