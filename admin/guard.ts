@@ -70,7 +70,9 @@ export const createGuard = (options: {
       const header = request.header('authorization');
       if (header !== undefined) {
         const token = /^Bearer ([A-Za-z0-9_-]{1,100})$/i.exec(header)?.[1];
-        return byToken(request, token ?? '');
+        // Not in the form of a token, so no guess: refused, and not counted.
+        if (token === undefined) throw new Refusal('token-invalid');
+        return byToken(request, token);
       }
       const cookie = request.cookie(COOKIE);
       if (cookie === undefined || cookie === '') throw new Refusal('token-missing');

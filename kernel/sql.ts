@@ -251,7 +251,9 @@ const createEmbedded = async (config: SqlConfig, log: Log): Promise<Sql> => {
     close: async () => {
       try {
         await turn;
-        if (!lost) await ask('close');
+        const closing = lost ? Promise.resolve() : ask('close');
+        lost ??= new Error('the embedded database was closed');
+        await closing;
       } finally {
         await worker.terminate();
         unlock();

@@ -119,14 +119,13 @@ t.test('every route refuses who has not signed in, and every role that is not me
     const [method = '', pattern = ''] = name.split(' ');
     const nobody = await call(method, path(pattern));
     t.same([nobody.status, nobody.body.code], [401, 'token-missing'], `${name} without a token`);
-    const stranger = await call(method, path(pattern), { headers: { authorization: 'Basic x' } });
-    t.ok([401, 429].includes(stranger.status), `${name} with another scheme`);
+    const other = await call(method, path(pattern), { headers: { authorization: 'Basic x' } });
+    t.same([other.status, other.body.code], [401, 'token-invalid'], `${name} with another scheme`);
     for (const role of operatorRoles) {
       const { status, body } = await call(method, path(pattern), { token: held[role] });
       if (mayUse(role, need)) t.not(body.code, 'role-missing', `${name} lets ${role} in (${status})`);
       else t.same([status, body.code], [403, 'role-missing'], `${name} keeps ${role} out`);
     }
-    if (nobody.status === 429) break;
   }
 });
 
@@ -362,7 +361,7 @@ t.test('the live numbers are at most about a second old and count from the sets'
   const stream = await openStream(`${base}/v1/rooms/demo/live`, {
     headers: { authorization: `Bearer ${held.viewer}` },
   });
-  t.equal(stream.status, 200);
+  t.equal(stream.answered, 200);
   const waiting = await server.client.zcard(roomKeys(ROOM).line);
   await joinLine.run(server.client, roomKeys(ROOM), {
     nowMs: '',
@@ -524,7 +523,7 @@ t.test('the page is served with a policy that runs no script but its own', async
   t.notMatch(page.text, /<script(?![^>]*\bsrc=)|\son[a-z]+=|style="/i, 'no inline script, handler or style');
   for (const [, file] of page.text.matchAll(/(?:src|href)="\/assets\/([^"]+)"/g)) {
     const asset = await call('GET', `/assets/${file}`);
-    t.equal(asset.status, 200, file);
+    t.equal(asset.status, 200, `${file} is there`);
     t.notMatch(
       asset.text,
       /innerHTML|outerHTML|insertAdjacentHTML|document\.write/,
@@ -550,7 +549,10 @@ t.test('who guesses tokens is slowed down', async (t) => {
 });
 
 t.test('with the database gone settings cannot be read, and the answer says so', async (t) => {
+  const [me] = await createOperatorStore(sql).list();
+  const cookie = `ar_admin=${tokens.sign('operator-csrf', ['signed-in', me!.id, Date.now() + 60_000])}`;
+  t.equal((await call('GET', '/v1/me', { headers: { cookie } })).status, 200);
   await sql.close();
-  const got = await admin('GET', '/v1/rooms');
-  t.ok([429, 503].includes(got.status), `answered ${got.status}`);
+  const got = await call('GET', '/v1/rooms', { headers: { cookie } });
+  t.same([got.status, got.body.code], [503, 'settings-unavailable']);
 });

@@ -22,8 +22,8 @@ const [{ client: redis }, sql] = await Promise.all([
   startRedis(t),
   createSql({ config: { ...readConfig({}), dataFolder }, log: silentLog }),
 ]);
-const booking = await startBooking(t, { sql, redis });
 t.teardown(() => sql.close());
+const booking = await startBooking(t, { sql, redis });
 const event = parseEventId('demo')!;
 const TOTAL = 10 * 20 + 6 * 18 + 150;
 const seatsNow = async () => (await booking.fan('anyone').ask('GET', '/v1/events/demo/seats')).body;

@@ -35,7 +35,10 @@ const carried = (text: string, punctuation: RegExp): string =>
     .join('\n')
     .replace(/([;{,([])\n/g, '$1');
 
-const script = (text: string): string => carried(text, /\s*([=,;:?{}()<>&|[\]])\s*/g);
+const script = (text: string): string =>
+  carried(text, /\s*([=,;:?{}()<>&|[\]!*/%]|(?<=[\w)\]] )[+-](?= [\w(]))\s*/g)
+    .replace(/\n(?=[?:.)\]}&|])/g, '')
+    .replace(/[,;](?=[}\]])/g, '');
 const style = (text: string): string =>
   carried(text, /\s*([{}:;,>])\s*/g)
     .replace(/;?\n?}/g, '}')

@@ -1,0 +1,382 @@
+// What strangers send. Each case names the trick; the promise is always the same: an answer of 4xx or none at all,
+// the connection closed, no route run, and the next visitor served. (RFC 9112 section 11, CWE-444, CWE-22.)
+
+import { connect } from 'node:net';
+import fc from 'fast-check';
+import t from 'tap';
+import { addressPrefix, addressText, createAddressReader, parseAddress } from '../kernel/address.ts';
+import { readOwnCookies } from '../kernel/head.ts';
+import { createServer, json } from '../kernel/http.ts';
+import { silentLog } from '../kernel/log.ts';
+import { isPlainPath } from '../kernel/path.ts';
+import { rawRequest } from './support/client.ts';
+
+let ran = 0;
+const server = createServer({
+  name: 'hostile',
+  host: '127.0.0.1',
+  port: 0,
+  log: silentLog,
+  bodyBytesMax: 1000,
+  slowReaderMs: 1000,
+  trustedProxies: [],
+});
+server.route('GET', '/fine', () => ({ status: 200, body: 'fine' }));
+server.route('POST', '/fine', () => {
+  ran += 1;
+  return { status: 200 };
+});
+server.route('GET', '/admin', () => {
+  ran += 1;
+  return { status: 200, body: 'the protected thing' };
+});
+server.route('GET', '/address', (request) => ({ status: 200, body: request.address }));
+server.otherwise(() => {
+  ran += 1;
+  return { status: 200, body: 'otherwise' };
+});
+const { port } = await server.listen();
+t.teardown(() => server.close(100));
+
+const CRLF = '\r\n';
+const request = (line: string, ...headers: string[]) => [line, 'host: a', ...headers, '', ''].join(CRLF);
+const isFine = async (): Promise<boolean> =>
+  (await rawRequest(port, request('GET /fine HTTP/1.1', 'connection: close'))).text.endsWith('fine');
+
+t.test('ambiguous framing is refused, and what is smuggled behind it never runs', async (t) => {
+  const smuggled = request('GET /admin HTTP/1.1');
+  const post = (...headers: string[]) => request('POST /fine HTTP/1.1', ...headers);
+  const cases: Record<string, string> = {
+    'two lengths that differ': `${post('content-length: 3', 'content-length: 30')}abc`,
+    'two lengths that agree': `${post('content-length: 3', 'content-length: 3')}abc`,
+    'a length in another case': `${post('content-length: 3', 'CONTENT-LENGTH: 4')}abcd`,
+    'a list of lengths': `${post('content-length: 3, 3')}abc`,
+    'a signed length': `${post('content-length: +3')}abc`,
+    'a negative length': `${post('content-length: -3')}abc`,
+    'a hexadecimal length': `${post('content-length: 0x3')}abc`,
+    'a length that overflows': `${post('content-length: 18446744073709551619')}abc`,
+    'an empty length': post('content-length:'),
+    chunked: `${post('transfer-encoding: chunked')}3\r\nabc\r\n0\r\n\r\n`,
+    'chunked in another case': `${post('Transfer-Encoding: ChUnKeD')}3\r\nabc\r\n0\r\n\r\n`,
+    'chunked with a length': `${post('content-length: 3', 'transfer-encoding: chunked')}0\r\n\r\n`,
+    xchunked: post('transfer-encoding: xchunked'),
+    identity: post('transfer-encoding: identity'),
+    'gzip, chunked': `${post('transfer-encoding: gzip, chunked')}0\r\n\r\n`,
+    'transfer-encoding twice': `${post('transfer-encoding: chunked', 'transfer-encoding: identity')}0\r\n\r\n`,
+    'an odd chunk size': `${post('transfer-encoding: chunked')}0x3\r\nabc\r\n0\r\n\r\n`,
+    'a bare line feed in the head': 'POST /fine HTTP/1.1\nhost: a\ncontent-length: 3\n\nabc',
+    'two hosts': request('GET /admin HTTP/1.1', 'host: b'),
+    'a space before the colon': post('transfer-encoding : chunked'),
+    'a folded header': post('x-a: 1', ' content-length: 3'),
+    'a header without a name': post(': 1'),
+    'a null in a value': post('x-a: a\0b', 'content-length: 3', 'content-length: 3'),
+  };
+  for (const [name, bytes] of Object.entries(cases)) {
+    ran = 0;
+    for (const tail of ['', smuggled]) {
+      const { text, closed } = await rawRequest(port, bytes + tail, { waitMs: 150 });
+      t.notMatch(text, 'HTTP/1.1 200', name);
+      t.notMatch(text, 'protected', name);
+      t.ok(text === '' || /^HTTP\/1.1 [45]\d\d /.test(text), `${name}: refused or silent`);
+      if (text !== '') t.ok(closed, `${name}: closed`);
+    }
+    t.equal(ran, 0, `${name}: nothing ran`);
+  }
+  t.ok(await isFine());
+});
+
+t.test('a second copy of a header that must be single is refused', async (t) => {
+  const names = [
+    'host',
+    'authorization',
+    'content-type',
+    'cookie',
+    'origin',
+    'user-agent',
+    'idempotency-key',
+    'x-forwarded-for',
+    'X-Forwarded-Proto',
+    'x-forwarded-anything',
+    'anteroom-visitor',
+    'Anteroom-Context',
+    'forwarded',
+    'x-real-ip',
+  ];
+  for (const name of names) {
+    ran = 0;
+    const { text, closed } = await rawRequest(
+      port,
+      request('GET /admin HTTP/1.1', `${name}: a`, `${name}: a`),
+    );
+    t.match(text, /^HTTP\/1.1 400 /, name);
+    t.match(text, '"code":"bad-header"', name);
+    t.ok(closed, name);
+    t.equal(ran, 0, name);
+  }
+  const twice = request('GET /fine HTTP/1.1', 'accept: a', 'accept: b', 'connection: close');
+  t.match((await rawRequest(port, twice)).text, /^HTTP\/1.1 200 /, 'a list header may come in parts');
+});
+
+t.test('a cookie of ours comes once', async (t) => {
+  const refused = async (cookie: string) =>
+    (
+      await rawRequest(port, request('GET /fine HTTP/1.1', `cookie: ${cookie}`, 'connection: close'))
+    ).text.startsWith('HTTP/1.1 400 ');
+  t.ok(await refused('ar_v=1; ar_v=2'));
+  t.ok(await refused('__Host-ar_v=1; a=b; __Host-ar_v=1'));
+  t.ok(await refused('__Host-ar_v=1;__Host-ar_v =1'));
+  t.notOk(await refused('ar_v=1; __Host-ar_v=2'), 'two names');
+  t.notOk(await refused('a=1; a=2'), 'not ours');
+  t.notOk(await refused('x=ar_v=1; y=ar_v=1'), 'a value that looks like one');
+  t.same(readOwnCookies('a=1; ar_v = x=y ;ar_s_demo=z; ar_; ;='), ['ar_v', 'x=y', 'ar_s_demo', 'z']);
+});
+
+t.test('more headers than any browser sends, or larger ones, are refused', async (t) => {
+  for (const [name, headers] of Object.entries({
+    '101 headers': Array.from({ length: 100 }, (_, index) => `x-${index}: y`),
+    '5000 headers': Array.from({ length: 5000 }, () => 'x: y'),
+    '20 KB in one': [`x: ${'y'.repeat(20_000)}`],
+    '100 KB in one': [`x: ${'y'.repeat(100_000)}`],
+  })) {
+    ran = 0;
+    const { text } = await rawRequest(port, request('GET /admin HTTP/1.1', ...headers));
+    t.notMatch(text, 'HTTP/1.1 200', name);
+    t.equal(ran, 0, name);
+  }
+  t.match(
+    (await rawRequest(port, request('GET /fine HTTP/1.1', `x: ${'y'.repeat(12_000)}`))).text,
+    /^HTTP\/1.1 200 /,
+    '12 KB are taken, in however many segments they come',
+  );
+  t.ok(await isFine());
+});
+
+t.test('a path that is not in its plain form never reaches a route', async (t) => {
+  const tricks = [
+    '/public/../admin',
+    '/public/..',
+    '/./admin',
+    '/admin/.',
+    '//admin',
+    '/x//admin',
+    '/admin//',
+    '/%61dmin',
+    '/%2e%2e/admin',
+    '/.%2E/admin',
+    '/x%2fadmin',
+    '/x%2Fadmin',
+    '/x%5cadmin',
+    '/x\\admin',
+    '/admin;x=y',
+    '/admin%3bx=y',
+    '/admin%00',
+    '/admin%0a',
+    '/admin%7f',
+    '/admin%',
+    '/admin%4',
+    '/admin%zz',
+    '/admin%252e',
+    '/admin#x',
+    '/admin\x01',
+    '/admin\xe9',
+    '/"admin"',
+    `/${'a'.repeat(2048)}`,
+  ];
+  for (const path of tricks) {
+    ran = 0;
+    const { text, closed } = await rawRequest(port, request(`GET ${path} HTTP/1.1`));
+    t.match(text, /^HTTP\/1.1 4\d\d /, path);
+    t.ok(closed, `${path} closes`);
+    t.equal(ran, 0, path);
+    if (!path.includes('#')) t.notOk(isPlainPath(path), path);
+  }
+  for (const path of [
+    '/',
+    '/a',
+    '/a/',
+    '/a/b.html',
+    '/...',
+    '/.well-known/x',
+    '/a%20b',
+    '/gr%C3%BC',
+    '/100%25',
+    '/a..b',
+    '/~x/@y:z',
+    '/[a]|b',
+  ])
+    t.ok(isPlainPath(path), path);
+});
+
+t.test('request lines of other kinds are refused', async (t) => {
+  for (const line of [
+    'GET http://a/admin HTTP/1.1',
+    'OPTIONS * HTTP/1.1',
+    'CONNECT a:80 HTTP/1.1',
+    'TRACE /admin HTTP/1.1',
+    'get /admin HTTP/1.1',
+    'PROPFIND /admin HTTP/1.1',
+    'GET /admin HTTP/1.0',
+    'GET /admin HTTP/2.0',
+    'GET /admin',
+    'GET  /admin HTTP/1.1',
+    `GET /admin?${'q'.repeat(9000)} HTTP/1.1`,
+    'GET /admin?a\x01 HTTP/1.1',
+  ]) {
+    ran = 0;
+    const { text } = await rawRequest(port, request(line), { waitMs: 150 });
+    t.ok(text === '' || /^HTTP\/1.1 [45]\d\d /.test(text), line);
+    t.equal(ran, 0, line);
+  }
+  t.ok(await isFine());
+});
+
+t.test('a body above the limit is refused at its declared length, and at its real one', async (t) => {
+  ran = 0;
+  const declared = await rawRequest(port, request('POST /fine HTTP/1.1', 'content-length: 1001'));
+  t.match(declared.text, /^HTTP\/1.1 413 /, 'before any byte of it');
+  t.match(declared.text, '"code":"body-too-large"');
+  t.ok(declared.closed);
+  const huge = await rawRequest(port, request('POST /fine HTTP/1.1', 'content-length: 999999999999999'));
+  t.match(huge.text, /^HTTP\/1.1 4\d\d /);
+  const elsewhere = await rawRequest(port, `${request('POST /admin HTTP/1.1', 'content-length: 3')}abc`);
+  t.match(elsewhere.text, /^HTTP\/1.1 405 /, 'and a body nobody wants is not waited for');
+  t.ok(elsewhere.closed);
+  t.equal(ran, 0);
+});
+
+t.test('the address cannot be told by the client', async (t) => {
+  const asked = async (...headers: string[]) =>
+    (await rawRequest(port, request('GET /address HTTP/1.1', ...headers, 'connection: close'))).text.split(
+      '\r\n\r\n',
+    )[1];
+  t.equal(await asked('x-forwarded-for: 192.0.2.1'), '127.0.0.1');
+  t.equal(await asked('forwarded: for=192.0.2.1'), '127.0.0.1');
+  t.equal(await asked('x-real-ip: 192.0.2.1'), '127.0.0.1');
+  const proxyV2 = Buffer.concat([
+    Buffer.from('0d0a0d0a000d0a515549540a2111000cc0000201c0000202303901bb', 'hex'),
+    Buffer.from(request('GET /address HTTP/1.1', 'connection: close')),
+  ]);
+  t.notMatch((await rawRequest(port, proxyV2)).text, '192.0.2.1', 'nor by the PROXY protocol');
+});
+
+t.test('a trusted proxy is believed, counted from the right', async (t) => {
+  const behind = createServer({
+    name: 'behind',
+    host: '127.0.0.1',
+    port: 0,
+    log: silentLog,
+    bodyBytesMax: 1000,
+    slowReaderMs: 1000,
+    trustedProxies: ['127.0.0.0/8', '2001:db8::/32'],
+  });
+  behind.route('GET', '/', async (request) => json(200, request.address));
+  const { port } = await behind.listen();
+  t.teardown(() => behind.close(100));
+  const asked = async (forwarded: string) =>
+    JSON.parse(
+      (
+        await rawRequest(
+          port,
+          request('GET / HTTP/1.1', `x-forwarded-for: ${forwarded}`, 'connection: close'),
+        )
+      ).text.split('\r\n\r\n')[1] ?? '',
+    );
+  t.equal(await asked('192.0.2.1'), '192.0.2.1');
+  t.equal(await asked('6.6.6.6, 192.0.2.1'), '192.0.2.1', 'what the fan wrote is not believed');
+  t.equal(await asked('6.6.6.6, 192.0.2.1, 127.0.0.9, 2001:db8::5'), '192.0.2.1', 'through two of ours');
+  t.equal(await asked('::ffff:192.0.2.1'), '192.0.2.1');
+  t.equal(await asked('192.0.2.1:1234'), '192.0.2.1');
+  t.equal(await asked('[2001:DB9:0:0:0::1]:80'), '2001:db9::1');
+  t.equal(await asked('garbage'), '127.0.0.1');
+  t.equal(await asked('6.6.6.6, <script>'), '127.0.0.1');
+  t.equal(await asked(`${'6.6.6.6, '.repeat(200)}192.0.2.1`), '192.0.2.1');
+  t.equal(await asked(Array(200).fill('127.0.0.1').join(',')), '127.0.0.1');
+  t.throws(() => createAddressReader(['10.0.0.0/33']), /neither an address nor a prefix/);
+  t.throws(() => createAddressReader(['example.org']), /neither an address nor a prefix/);
+});
+
+t.test('an address has one text, and belongs to its prefixes', async (t) => {
+  const normal = (text: string) => addressText(parseAddress(text) ?? new Uint8Array());
+  for (const [given, expected] of [
+    ['192.0.2.1', '192.0.2.1'],
+    ['::ffff:192.0.2.1', '192.0.2.1'],
+    ['::FFFF:c000:201', '192.0.2.1'],
+    ['::', '::'],
+    ['::1', '::1'],
+    ['1::', '1::'],
+    ['2001:0DB8:0:0:0:0:0:1', '2001:db8::1'],
+    ['2001:db8:0:1:1:1:1:1', '2001:db8:0:1:1:1:1:1'],
+    ['1:0:0:2:0:0:0:3', '1:0:0:2::3'],
+    ['64:ff9b::192.0.2.33', '64:ff9b::c000:221'],
+  ] as const)
+    t.equal(normal(given), expected, given);
+  for (const bad of ['', '1.2.3', '1.2.3.256', '01.2.3.4', '::1%eth0', ':::', '1::2::3', 'a'.repeat(100)])
+    t.equal(parseAddress(bad), undefined, bad);
+  t.equal(addressPrefix('2001:db8:1:2:3:4:5:6', { v4: 32, v6: 64 }), '2001:db8:1:2::/64');
+  t.equal(addressPrefix('2001:db8:1:2ff:3:4:5:6', { v4: 32, v6: 56 }), '2001:db8:1:200::/56');
+  t.equal(addressPrefix('192.0.2.77', { v4: 24, v6: 64 }), '192.0.2.0/24');
+  fc.assert(
+    fc.property(fc.oneof(fc.ipV4(), fc.ipV6()), (text) => {
+      const once = normal(text);
+      return once !== '' && normal(once) === once;
+    }),
+  );
+});
+
+t.test('random bytes end no process', async (t) => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(
+        fc.oneof(
+          fc.constantFrom(
+            'GET ',
+            '/fine',
+            ' HTTP/1.1',
+            CRLF,
+            CRLF + CRLF,
+            'host: a',
+            'content-length: 3',
+            'Upgrade: websocket',
+            'sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==',
+            ':',
+            ' ',
+            '\0',
+            '\n',
+          ),
+          fc.uint8Array({ maxLength: 20 }).map((bytes) => Buffer.from(bytes).toString('latin1')),
+        ),
+        { maxLength: 20 },
+      ),
+      async (parts) => {
+        await rawRequest(port, parts.join(''), { waitMs: 15 });
+      },
+    ),
+    { numRuns: 60 },
+  );
+  t.ok(await isFine());
+});
+
+t.test('slow heads and slow bodies are closed within 20 s', { timeout: 40_000 }, async (t) => {
+  const dripped = (start: string) =>
+    new Promise<number>((resolve) => {
+      const startMs = performance.now();
+      const wire = connect(port, '127.0.0.1');
+      wire.on('error', () => undefined); // A reset is one way of being closed.
+      wire.resume();
+      wire.write(start);
+      const drip = setInterval(() => wire.write('x'), 2000);
+      wire.once('close', () => {
+        clearInterval(drip);
+        resolve(performance.now() - startMs);
+      });
+      setTimeout(() => wire.destroy(), 30_000).unref();
+    });
+  const tookMs = await Promise.all([
+    dripped(''),
+    dripped('GET /fine HTTP/1.1\r\nhost: a\r\nx-slow: '),
+    dripped(request('POST /fine HTTP/1.1', 'content-length: 900')),
+    dripped('GET /fine HTTP/1.1\r\n\r\n'),
+  ]);
+  for (const [index, ms] of tookMs.entries()) t.ok(ms < 20_000, `case ${index} took ${Math.round(ms)} ms`);
+  t.ok(await isFine());
+});
