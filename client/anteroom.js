@@ -43,17 +43,14 @@ export const createAnteroom = (options) => {
   let timer;
   let hush = () => {};
 
-  // Storage may be refused (private windows); then the cookie alone carries the place.
-  const stored = (act) => {
+  /** Storage may be refused (private windows); then the cookie alone carries the place. */
+  const receipt = (act, value) => {
     try {
-      return act(localStorage, `anteroom:${room}`);
+      return localStorage[act](`anteroom:${room}`, value) ?? undefined;
     } catch {
       return undefined;
     }
   };
-  const receiptKept = () => stored((storage, name) => storage.getItem(name)) ?? undefined;
-  const keepReceipt = (receipt) => stored((storage, name) => storage.setItem(name, receipt));
-  const forgetReceipt = () => stored((storage, name) => storage.removeItem(name));
 
   const jittered = (attempt) => Math.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_BASE_MS * 2 ** attempt);
   const later = (delayMs, work) => {
@@ -104,7 +101,7 @@ export const createAnteroom = (options) => {
     stop('ended');
     claimToken = undefined;
     // A missed turn and a closed sale keep the place; the other ends are for good.
-    if (reason === 'finished' || reason === 'left') forgetReceipt();
+    if (reason === 'finished' || reason === 'left') receipt('removeItem');
     tell('onEnded', { reason });
   };
 
@@ -135,7 +132,7 @@ export const createAnteroom = (options) => {
 
   /** What a join or a poll answers, told as the messages that a stream would have brought. */
   const take = (answer) => {
-    if (answer.receipt) keepReceipt(answer.receipt);
+    if (answer.receipt) receipt('setItem', answer.receipt);
     const asked = turn;
     withheld = answer.state === 'withheld';
     hear('state', answer);
@@ -246,7 +243,7 @@ export const createAnteroom = (options) => {
     const { code, title, detail } = body;
     failures += 1;
     if (withReceipt && (code === 'receipt-invalid' || code === 'place-finished')) {
-      forgetReceipt();
+      receipt('removeItem');
       return again(0);
     }
     if (code === 'place-finished') return ended('finished');
@@ -275,10 +272,10 @@ export const createAnteroom = (options) => {
     stop('joining');
     const asked = turn;
     connection('connecting');
-    const receipt = receiptKept();
-    const answer = await ask('POST', '/places', receipt ? { receipt } : {});
+    const kept = receipt('getItem');
+    const answer = await ask('POST', '/places', kept ? { receipt: kept } : {});
     if (asked !== turn) return;
-    if (!answer.ok) return refused(answer, receipt !== undefined);
+    if (!answer.ok) return refused(answer, kept);
     failures = 0;
     take(answer.body);
     if (asked === turn) listen();

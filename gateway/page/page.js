@@ -62,11 +62,11 @@ const move = () => {
 };
 
 const moveTo = (message) => {
-  const { position, ahead = position - 1, nextMs = 0, perMinute = 0 } = message;
+  const { position, nextMs = 0, perMinute = 0 } = message;
   const rising = shown !== undefined && position > shown;
   // Without a reason the number on screen stays and waits for the truth to come down to it.
   const goal = rising && !mayRise ? shown : position;
-  Object.assign(view, { position: goal, etaSeconds: message.etaSeconds, offset: position - ahead });
+  Object.assign(view, { position: goal, etaSeconds: message.etaSeconds });
   if (message.progress !== undefined) view.told = message.progress;
   update = { position: goal, atMs: Date.now(), nextMs, perMinute, first: update.first };
   update.first = firstPosition();
@@ -83,8 +83,9 @@ const text = (id, words) => {
 const show = (id, shownNow) => {
   element(id).hidden = !shownNow;
 };
-const fact = (id, words) => {
-  show(`${id}-row`, words !== undefined);
+/** An element that is there only while it has something to say. */
+const fill = (id, words, box = id) => {
+  show(box, words !== undefined);
   text(id, words ?? '');
 };
 
@@ -97,7 +98,7 @@ function render() {
   const said = describe({
     ...view,
     position,
-    peopleAhead: position === undefined ? undefined : Math.max(0, position - (view.offset ?? 1)),
+    peopleAhead: undefined,
     progress,
     nowMs: nowMs(),
   });
@@ -108,22 +109,14 @@ function render() {
   show('mark', said.big === undefined);
   text('headline', said.headline);
   text('lead', said.lead);
-  show('place', said.big !== undefined);
-  text('big', said.big ?? '');
+  fill('big', said.big, 'place');
   text('caption', said.caption ?? '');
   show('progress', said.progress !== undefined);
   element('progress').value = Math.round(1000 * (said.progress ?? 0));
-  fact('ahead', said.ahead);
-  fact('eta', said.eta);
-  fact('number', said.number);
-  show('safe', said.safe !== undefined);
-  text('safe', said.safe ?? '');
+  for (const id of ['ahead', 'eta', 'number']) fill(id, said[id], `${id}-row`);
+  fill('safe', said.safe);
   show('appeal', said.appeal);
-  show('act-form', said.button !== undefined);
-  if (said.button) {
-    text('button', said.button.label);
-    element('act').value = said.button.act;
-  }
+  fill('button', said.button?.label, 'act-form');
   show('leave', said.leave);
   document.title = calling && !visible() ? `(!) It is your turn · ${view.title}` : said.docTitle;
   // Whoever stood on a control that went away is put where the news is.
