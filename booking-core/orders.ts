@@ -328,7 +328,11 @@ export const createOrders = (options: {
     return answer;
   };
 
-  return { place, refund, find, list, follow };
+  /** The hold an order was made from, for the way back to it. */
+  const holdOf = async (orderId: string): Promise<string | undefined> =>
+    (await sql.query<{ hold_id: string }>('SELECT hold_id FROM orders WHERE id = $1', [orderId]))[0]?.hold_id;
+
+  return { place, refund, find, list, follow, holdOf };
 };
 
 export type Orders = ReturnType<typeof createOrders>;

@@ -50,7 +50,7 @@ export type ConnectionState = 'connecting' | 'live' | 'polling' | 'reconnecting'
 export type Transport = 'events' | 'socket' | 'poll';
 
 export type Entered = { outcome: 'entered'; session?: string; pass?: string; expiresAtMs?: number };
-export type Refused = { outcome: 'refused'; code?: string; detail?: string };
+export type Refused = { outcome: 'refused'; code?: string };
 
 export type AnteroomOptions = {
   room: string;

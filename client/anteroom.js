@@ -69,7 +69,6 @@ export const createAnteroom = (options) => {
         method,
         signal: abort.signal,
         credentials: base === '' ? 'same-origin' : 'include',
-        cache: 'no-store',
         headers: { accept: 'application/json', ...(sent && { 'content-type': 'application/json' }) },
         ...(sent && { body: JSON.stringify(sent) }),
       });
@@ -242,6 +241,7 @@ export const createAnteroom = (options) => {
     const again = (delayMs) => later(delayMs, join);
     const { code, title, detail } = body;
     failures += 1;
+    connection(status === 0 ? 'offline' : status < 500 ? 'live' : 'reconnecting');
     if (withReceipt && (code === 'receipt-invalid' || code === 'place-finished')) {
       receipt('removeItem');
       return again(0);
@@ -253,14 +253,13 @@ export const createAnteroom = (options) => {
       return tell('onState', { state: 'withheld', verdict, reason: detail, reference: body.requestId });
     }
     if (code === 'room-not-open') {
-      const opensAtMs = body.opensAtMs ?? (Date.parse(body.opensAt) || undefined);
+      const { opensAtMs } = body;
       tell('onState', { state: 'notOpen', opensAtMs });
       // Everybody's clock strikes at once; three seconds of spread make a crowd of a wave. Timers hold 24 days.
       const waitMs = opensAtMs === undefined ? 15_000 : Math.max(0, opensAtMs - Date.now() - clockAheadMs);
       return again(Math.min(waitMs, 3_600_000) + 3000 * Math.random());
     }
-    if (status === 0) connection('offline');
-    else
+    if (status !== 0)
       tell('onState', {
         state: code === 'room-recovering' ? 'recovering' : 'unavailable',
         reason: code === 'room-full' || status === 404 ? title : undefined,
@@ -294,7 +293,7 @@ export const createAnteroom = (options) => {
       }
       const helpless = status !== 0 && status !== 429 && status < 500;
       if (helpless || Date.now() + clockAheadMs > claimDeadlineMs)
-        return { outcome: 'refused', code: body.code, detail: body.detail ?? body.title };
+        return { outcome: 'refused', code: body.code };
       await new Promise((resolve) => setTimeout(resolve, retryAfterMs + jittered(attempt)));
     }
   };

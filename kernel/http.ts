@@ -5,13 +5,7 @@
 // refused and its connection closed; no route runs before its whole body has arrived; a stream keeps at most
 // the newest frame for a slow reader and is closed when it stays unwritable for `slowReaderMs`.
 
-import type {
-  HttpRequest,
-  HttpResponse,
-  us_listen_socket,
-  us_socket_context_t,
-  WebSocket,
-} from 'uWebSockets.js';
+import type { HttpRequest, HttpResponse, us_listen_socket, us_socket_context_t } from 'uWebSockets.js';
 import { randomBytes } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { createAddressReader } from './address.ts';
@@ -25,96 +19,31 @@ import {
   statusLine,
 } from './answer.ts';
 import { type ErrorCode, Refusal } from './errors.ts';
-import { Exchange, type Request } from './exchange.ts';
+import { Exchange } from './exchange.ts';
 import { createHeadReader } from './head.ts';
-import type { Log } from './log.ts';
-import { Outbox } from './outbox.ts';
+import { COMMENT, SocketLink, StreamLink } from './links.ts';
 import { isPlainPath, isPlainQuery } from './path.ts';
 import { createRouter } from './router.ts';
+import type { Handler, Server, ServerOptions, SocketHandler, Stream, Upgrade } from './server.ts';
 
 export { type Answer, json, problem } from './answer.ts';
 export type { Request } from './exchange.ts';
-
-export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE' | 'HEAD' | 'OPTIONS';
-
-/** One server-sent-event stream. */
-export type EventStream = {
-  /**
-   * Sends a frame (already encoded, ending in a blank line). When the reader is slow the frame replaces the one that
-   * waits, unless `keep` is given: kept frames (promoted, ended) are never dropped, and are few.
-   */
-  write(frame: string, options?: { keep?: boolean }): void;
-  /** Sends what waits, then ends the response. */
-  end(): void;
-  readonly closed: boolean;
-};
-
-/** Answer of a route that becomes an event stream: `open` is called once the head has been written. */
-export type Stream = {
-  stream: true;
-  headers?: HeaderList;
-  open(stream: EventStream): void;
-  /** Called exactly once after the route has given this, whoever ended it, even if the fan left before `open`. */
-  closed(): void;
-};
-
-export type Socket = {
-  /** As EventStream.write, for one text message. */
-  write(message: string, options?: { keep?: boolean }): void;
-  end(code: number, reason: string): void;
-  readonly closed: boolean;
-};
-
-/** Answer of a route that becomes a WebSocket; refusals are ordinary answers. */
-export type Upgrade = {
-  upgrade: true;
-  open(socket: Socket): void;
-  message(socket: Socket, text: string): void;
-  /** As Stream.closed. */
-  closed(): void;
-};
-
-export type Handler = (request: Request) => Answer | Stream | Promise<Answer | Stream>;
-export type SocketHandler = (request: Request) => Answer | Upgrade | Promise<Answer | Upgrade>;
-
-export type RouteOptions = {
-  /** Largest body; declared longer: 413 at once and close. Default: the server's. */
-  bodyBytesMax?: number;
-};
-
-export type Server = {
-  /** Patterns are literal segments and `:name`. A known path with another method answers 405 with Allow. */
-  route(method: Method, pattern: string, run: Handler, options?: RouteOptions): void;
-  socket(pattern: string, run: SocketHandler): void;
-  /** Whatever no pattern matches; without one, 404. */
-  otherwise(run: Handler, options?: RouteOptions): void;
-  /** Rejects with a sentence that names the port when it cannot be had. */
-  listen(): Promise<{ port: number }>;
-  /** Stops accepting, lets requests finish for up to `graceMs`, then closes everything. */
-  close(graceMs: number): Promise<void>;
-};
-
-export type ServerOptions = {
-  name: string;
-  host: string;
-  port: number;
-  /** Refuse to share the port with another process; by default several processes may serve one port. */
-  exclusive?: boolean;
-  log: Log;
-  bodyBytesMax: number;
-  slowReaderMs: number;
-  trustedProxies: readonly string[];
-  /** Added to every answer (security headers). */
-  headers?: HeaderList;
-  /** Sees every finished request: pattern, method, status and seconds. A stream counts when it opens. */
-  observe?: (seen: { route: string; method: string; status: number; seconds: number }) => void;
-};
+export type {
+  EventStream,
+  Handler,
+  Method,
+  RouteOptions,
+  Server,
+  ServerOptions,
+  Socket,
+  SocketHandler,
+  Stream,
+  Upgrade,
+} from './server.ts';
 
 type Uws = typeof import('uWebSockets.js');
 type Wired = Exchange<HttpResponse>;
-type Route =
-  | { kind: 'http'; pattern: string; run: Handler; bodyBytesMax: number }
-  | { kind: 'socket'; pattern: string; run: SocketHandler; bodyBytesMax: number };
+type Route = { pattern: string; run: Handler | SocketHandler; bodyBytesMax: number };
 
 const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']);
 const LISTEN_SHARED = 0;
@@ -152,112 +81,6 @@ const loadUws = (): Uws => {
 
 /** What the server keeps an eye on: cut when it has been slow, or has been sending its body, for too long. */
 type Watched = { isLate(nowMs: number): boolean; cut(): void };
-
-// One write to an event stream must be corked, or its four small pieces are four system calls. A closure for every
-// frame would be garbage for every frame; these variables live only during the call to `cork`.
-let corkedWire: HttpResponse | undefined;
-let corkedFrame = '';
-let corkedOk = true;
-const writeCorked = (): void => {
-  corkedOk = corkedWire!.write(corkedFrame);
-};
-/** A comment of the event-stream format: opens the body, and pushes out what the socket still holds. */
-const COMMENT = ':\n\n';
-
-class StreamLink extends Outbox implements EventStream {
-  private readonly wire: HttpResponse;
-  private readonly over: (link: StreamLink) => void;
-  readonly route: Stream;
-
-  constructor(wire: HttpResponse, route: Stream, over: (link: StreamLink) => void) {
-    super();
-    this.wire = wire;
-    this.route = route;
-    this.over = over;
-  }
-
-  protected override put(frame: string): boolean {
-    corkedWire = this.wire;
-    corkedFrame = frame;
-    this.wire.cork(writeCorked);
-    corkedWire = undefined;
-    return corkedOk;
-  }
-
-  /** With a writable handler the library no longer drains by itself: only a write does, hence the comment. */
-  writable(): boolean {
-    if (!this.closed && this.put(COMMENT)) this.resume();
-    return true;
-  }
-
-  end(): void {
-    if (this.closed) return;
-    const last = this.takeAll().join('');
-    this.wire.cork(() => {
-      if (last !== '') this.wire.write(last);
-      this.wire.end(undefined, true);
-    });
-    this.finish();
-  }
-
-  override cut(): void {
-    if (!this.closed) this.wire.close();
-    this.finish();
-  }
-
-  finish(): void {
-    if (this.closed) return;
-    this.closed = true;
-    this.takeAll();
-    this.over(this);
-  }
-}
-
-class SocketLink extends Outbox implements Socket {
-  private readonly over: (link: SocketLink) => void;
-  private native: WebSocket<{ link: SocketLink }> | undefined;
-  readonly route: Upgrade;
-
-  constructor(route: Upgrade, over: (link: SocketLink) => void) {
-    super();
-    this.route = route;
-    this.over = over;
-  }
-
-  attach(native: WebSocket<{ link: SocketLink }>): void {
-    this.native = native;
-  }
-
-  /** `send` answers 1 for sent, 0 for taken but not all sent, 2 for dropped, which our pausing makes impossible. */
-  protected override put(message: string): boolean {
-    return this.native === undefined || this.native.send(message) === 1;
-  }
-
-  drained(): void {
-    if (!this.closed && this.native?.getBufferedAmount() === 0) this.resume();
-  }
-
-  end(code: number, reason: string): void {
-    if (this.closed) return;
-    for (const message of this.takeAll()) this.native?.send(message);
-    // The library calls the close handler, and through it `finish`, before this returns.
-    this.native?.end(code, reason);
-    this.finish();
-  }
-
-  override cut(): void {
-    if (!this.closed) this.native?.close();
-    this.finish();
-  }
-
-  finish(): void {
-    if (this.closed) return;
-    this.closed = true;
-    this.native = undefined;
-    this.takeAll();
-    this.over(this);
-  }
-}
 
 const isStreamed = (body: Answer['body']): body is AsyncIterable<Uint8Array> =>
   typeof body === 'object' && Symbol.asyncIterator in body;
@@ -297,7 +120,8 @@ export const createServer = (options: ServerOptions): Server => {
   const note = (x: Wired, status: number): void =>
     observe?.({
       route: x.pattern,
-      method: x.method,
+      // A label takes only words we know: a stranger may invent methods without end.
+      method: METHODS.has(x.method) ? x.method : 'other',
       status,
       seconds: (performance.now() - x.startedMs) / 1000,
     });
@@ -335,17 +159,23 @@ export const createServer = (options: ServerOptions): Server => {
   const logStray = (error: unknown): void => log.debug('body-ended-late', { server: name, error });
 
   /** Sends a body piece by piece, as fast as the reader takes it; the reader leaving ends the source at once. */
-  const pump = async (x: Wired, answer: Answer, body: AsyncIterable<Uint8Array>): Promise<void> => {
+  const pump = async (
+    x: Wired,
+    answer: Answer,
+    lines: string,
+    body: AsyncIterable<Uint8Array>,
+  ): Promise<void> => {
+    attend(x);
     const wire = x.wire!;
-    const headers = answer.headers ?? [];
-    const lines = headLines(headers);
-    const total = declaredLength(headers);
+    const total = declaredLength(answer.headers ?? []);
     const source = body[Symbol.asyncIterator]();
     let waitingSinceMs = 0;
     let wake: (() => void) | undefined;
     const watch: Watched = {
       isLate: (nowMs) => waitingSinceMs > 0 && nowMs - waitingSinceMs > slowReaderMs,
-      cut: () => wire.close(),
+      cut: () => {
+        if (x.mode === 'answering') wire.close();
+      },
     };
     const writable = async (): Promise<void> => {
       waitingSinceMs = performance.now();
@@ -372,7 +202,10 @@ export const createServer = (options: ServerOptions): Server => {
         wire.cork(() => {
           [ok, done] = wire.tryEnd(rest, total);
         });
-        if (done) settle(x);
+        if (done) {
+          settle(x);
+          note(x, answer.status);
+        }
         if (ok || done) return !done;
         await writable();
         if (x.mode !== 'answering') return false;
@@ -380,7 +213,6 @@ export const createServer = (options: ServerOptions): Server => {
         if (rest.length === 0) return true;
       }
     };
-    attend(x);
     x.mode = 'answering';
     watched.add(watch);
     x.left = () => {
@@ -409,13 +241,13 @@ export const createServer = (options: ServerOptions): Server => {
       if (total !== undefined && total > 0) throw new Error('the body is shorter than its declared length');
       wire.cork(() => wire.end(undefined, stopping));
       settle(x);
+      note(x, answer.status);
     } catch (error) {
       if (x.mode !== 'answering') return;
       log.warn('answer-broken', { server: name, requestId: x.id, route: x.pattern, error });
       wire.close();
     } finally {
       watched.delete(watch);
-      note(x, answer.status);
     }
   };
 
@@ -425,12 +257,18 @@ export const createServer = (options: ServerOptions): Server => {
     if (wire === undefined || x.mode !== 'open') return discard(body);
     const headers = answer.headers ?? [];
     const bodiless = x.method === 'HEAD' || answer.status === 204 || answer.status === 304;
+    const closing = close || stopping;
+    let lines = '';
+    try {
+      lines = headLines(headers);
+    } catch (error) {
+      discard(body);
+      throw error;
+    }
     if (isStreamed(body) && !bodiless) {
-      pump(x, answer, body).catch((error: unknown) => fail(x, error));
+      pump(x, answer, lines, body).catch((error: unknown) => fail(x, error));
       return;
     }
-    const closing = close || stopping;
-    let lines = headLines(headers);
     // A HEAD tells the length a GET would have. (The library's own way to report one leaves the response open.)
     if (x.method === 'HEAD' && !closing) {
       const length = isStreamed(body) ? declaredLength(headers) : Buffer.byteLength(body ?? '');
@@ -480,18 +318,21 @@ export const createServer = (options: ServerOptions): Server => {
       respond(x, stopping ? problem('unavailable') : { status: 200, headers: STREAM_HEADERS });
       return safely('closed', stream.closed);
     }
-    const lines = headLines([...STREAM_HEADERS, ...(stream.headers ?? [])]);
+    let lines = '';
+    try {
+      lines = headLines([...STREAM_HEADERS, ...(stream.headers ?? [])]);
+    } catch (error) {
+      safely('closed', stream.closed);
+      throw error;
+    }
     const link = new StreamLink(wire, stream, streamOver);
     links.add(link);
-    const tracked = x.attended;
     wire.onAborted(() => link.finish());
     wire.onWritable(() => link.writable());
     cork(x, () => {
       writeHead(x, wire, '200 OK', lines);
       wire.write(COMMENT);
-      if (tracked) pendingCount -= 1;
-      x.attended = false;
-      x.finish();
+      settle(x);
       note(x, 200);
       safely('open', () => stream.open(link));
     });
@@ -523,6 +364,7 @@ export const createServer = (options: ServerOptions): Server => {
     if ('stream' in result) openStream(x, result);
     else if (!('upgrade' in result)) respond(x, result);
     else if (context !== undefined) openSocket(x, result, x.header('sec-websocket-key') ?? '', context);
+    else throw new Error(`${x.pattern} is no socket route, but wants to become a socket`);
   };
 
   const run = (x: Wired, route: Route, context?: us_socket_context_t): void => {
@@ -585,6 +427,7 @@ export const createServer = (options: ServerOptions): Server => {
       readAddress,
       startedMs: observe === undefined ? 0 : performance.now(),
     });
+    current = x;
     if (head.fault !== '') return refuse(x, 'bad-header', head.fault);
     if (!isPlainPath(x.path) || !isPlainQuery(x.query)) return refuse(x, 'bad-path');
     if (!METHODS.has(x.method))
@@ -623,7 +466,9 @@ export const createServer = (options: ServerOptions): Server => {
     } catch (error) {
       // Only a fault in this file comes here. An exception that reached the library would end the process.
       log.error('server-failed', { server: name, error });
-      wire.close();
+      safely('close', () => wire.close());
+    } finally {
+      current = undefined;
     }
   };
 
@@ -650,22 +495,27 @@ export const createServer = (options: ServerOptions): Server => {
   });
   app.any('/*', guarded);
 
+  let closing: Promise<void> | undefined;
+  const closeAll = async (graceMs: number): Promise<void> => {
+    stopping = true;
+    if (token !== undefined) uws.us_listen_socket_close(token);
+    for (const link of [...links]) {
+      if (link instanceof StreamLink) link.end();
+      else link.end(1001, 'going away');
+    }
+    const untilMs = performance.now() + graceMs;
+    while (pendingCount > 0 && performance.now() < untilMs)
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    app.close();
+    clearInterval(sweep);
+  };
+
   return {
     route: (method, pattern, run, more = {}) =>
-      router.add(method, pattern, {
-        kind: 'http',
-        pattern,
-        run,
-        bodyBytesMax: more.bodyBytesMax ?? options.bodyBytesMax,
-      }),
-    socket: (pattern, run) => sockets.add('GET', pattern, { kind: 'socket', pattern, run, bodyBytesMax: 0 }),
+      router.add(method, pattern, { pattern, run, bodyBytesMax: more.bodyBytesMax ?? options.bodyBytesMax }),
+    socket: (pattern, run) => sockets.add('GET', pattern, { pattern, run, bodyBytesMax: 0 }),
     otherwise(run, more = {}) {
-      otherwise = {
-        kind: 'http',
-        pattern: 'otherwise',
-        run,
-        bodyBytesMax: more.bodyBytesMax ?? options.bodyBytesMax,
-      };
+      otherwise = { pattern: 'otherwise', run, bodyBytesMax: more.bodyBytesMax ?? options.bodyBytesMax };
     },
     listen: () =>
       new Promise((resolve, reject) => {
@@ -694,19 +544,9 @@ export const createServer = (options: ServerOptions): Server => {
           resolve({ port: uws.us_socket_local_port(socket) });
         });
       }),
-    async close(graceMs) {
-      if (stopping) return;
-      stopping = true;
-      if (token !== undefined) uws.us_listen_socket_close(token);
-      for (const link of [...links]) {
-        if (link instanceof StreamLink) link.end();
-        else link.end(1001, 'going away');
-      }
-      const untilMs = performance.now() + graceMs;
-      while (pendingCount > 0 && performance.now() < untilMs)
-        await new Promise((resolve) => setTimeout(resolve, 10));
-      app.close();
-      clearInterval(sweep);
+    close(graceMs) {
+      closing ??= closeAll(graceMs);
+      return closing;
     },
   };
 };

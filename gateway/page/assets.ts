@@ -24,7 +24,7 @@ const carried = (text: string, punctuation: RegExp): string =>
   text
     .replace(/^\s*\/\*[\s\S]*?\*\/\s*$/gm, '')
     .split('\n')
-    .map((line) => line.replace(/(^|\s)\/\/ .*$/, '').trim())
+    .map((line) => line.replace(/(^|\s)\/\/( .*)?$/, '').trim())
     .filter((line) => line !== '')
     .map((line) =>
       line
@@ -36,7 +36,7 @@ const carried = (text: string, punctuation: RegExp): string =>
     .replace(/([;{,([])\n/g, '$1');
 
 const script = (text: string): string =>
-  carried(text, /\s*([=,;:?{}()<>&|[\]!*/%]|(?<=[\w)\]] )[+-](?= [\w(]))\s*/g)
+  carried(text, /\s*([=,;:?{}()<>&|[\]!*/%]|(?<=[\w)\]] )[+-](?==| [\w(]))\s*/g)
     .replace(/\n(?=[?:.)\]}&|])/g, '')
     .replace(/[,;](?=[}\]])/g, '');
 const style = (text: string): string =>

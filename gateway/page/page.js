@@ -66,8 +66,8 @@ const moveTo = (message) => {
   const rising = shown !== undefined && position > shown;
   // Without a reason the number on screen stays and waits for the truth to come down to it.
   const goal = rising && !mayRise ? shown : position;
-  Object.assign(view, { position: goal, etaSeconds: message.etaSeconds });
-  if (message.progress !== undefined) view.told = message.progress;
+  const { etaSeconds, progress = view.progress } = message;
+  Object.assign(view, { position: goal, etaSeconds, progress });
   update = { position: goal, atMs: Date.now(), nextMs, perMinute, first: update.first };
   update.first = firstPosition();
   from = shown ?? goal;
@@ -94,11 +94,10 @@ function render() {
   const progress =
     position === undefined
       ? 0
-      : Math.max(view.told ?? view.progress ?? 0, 1 - position / ((update.first ?? position) + 1));
+      : Math.max(view.progress ?? 0, 1 - position / ((update.first ?? position) + 1));
   const said = describe({
     ...view,
     position,
-    peopleAhead: undefined,
     progress,
     nowMs: nowMs(),
   });
@@ -117,6 +116,7 @@ function render() {
   fill('safe', said.safe);
   show('appeal', said.appeal);
   fill('button', said.button?.label, 'act-form');
+  if (said.button) element('act').value = said.button.act;
   show('leave', said.leave);
   document.title = calling && !visible() ? `(!) It is your turn · ${view.title}` : said.docTitle;
   // Whoever stood on a control that went away is put where the news is.
@@ -150,10 +150,11 @@ const CONNECTION = {
   connecting: 'Connecting',
   live: 'Live',
   polling: 'Checking every few seconds',
-  reconnecting: 'Reconnecting. Your place is safe',
-  offline: 'You are offline. Your place is safe',
+  reconnecting: 'Reconnecting',
+  offline: 'You are offline',
 };
 const showConnection = (state) => {
+  show('connection', state);
   element('connection').dataset.connection = state;
   text('connection-words', CONNECTION[state]);
 };
@@ -166,7 +167,7 @@ let entering = false;
 const forgetPlace = () => {
   shown = undefined;
   update = { atMs: 0, nextMs: 0, perMinute: 0 };
-  for (const name of ['position', 'number', 'told', 'progress', 'etaSeconds', 'reason']) delete view[name];
+  for (const name of ['position', 'number', 'progress', 'etaSeconds', 'reason']) delete view[name];
 };
 
 const room = createAnteroom({
@@ -224,8 +225,7 @@ const room = createAnteroom({
       left: reason === 'left',
       busy: false,
     });
-    element('connection').removeAttribute('data-connection');
-    text('connection-words', '');
+    show('connection', false);
   },
 });
 

@@ -23,7 +23,6 @@ export type WaitingView = {
   verdict?: 'challenge' | 'tarpit' | 'block';
   number?: number;
   position?: number;
-  peopleAhead?: number;
   etaSeconds?: readonly [p50: number, p90: number];
   /** 0 to 1. */
   progress?: number;
@@ -61,6 +60,9 @@ const ESCAPES: Record<string, string> = {
 /** Safe in text and in double-quoted attributes. */
 export const escapeHtml = (text: string): string => text.replace(/[&<>"']/g, (found) => ESCAPES[found]!);
 
+/** Safe in single-quoted attributes, where JSON needs the fewest escapes. */
+const escapeQuoted = (text: string): string => text.replace(/[&<>']/g, (found) => ESCAPES[found]!);
+
 const REFRESH_SECONDS = 10;
 const REFRESH_NEAR_SECONDS = 5;
 /** States that nothing but the visitor's own act changes. */
@@ -73,7 +75,7 @@ const addressOf = (name: Asset['name']): string => {
 };
 
 const ICON =
-  "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Crect width='24' height='24' rx='7' fill='%234f46e5'/%3E%3Cpath d='M8 19V6h8v13M6 19h12' fill='none' stroke='%23fff' stroke-width='2' stroke-linejoin='round' stroke-linecap='round'/%3E%3C/svg%3E";
+  "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'%3E%3Cpath d='M1 9V1h7v8H6V3H3v6' fill='%236366f1'/%3E%3C/svg%3E";
 
 const shell = (parts: { title: string; head: string; body: string; site: string; data: string }): string =>
   `<!doctype html>
@@ -83,8 +85,6 @@ const shell = (parts: { title: string; head: string; body: string; site: string;
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="robots" content="noindex">
 <meta name="color-scheme" content="light dark">
-<meta name="theme-color" content="#f4f5fb" media="(prefers-color-scheme: light)">
-<meta name="theme-color" content="#0e1020" media="(prefers-color-scheme: dark)">
 <title>${escapeHtml(parts.title)}</title>
 <link rel="icon" href="${ICON}">
 <link rel="stylesheet" href="${addressOf('style')}">
@@ -123,7 +123,7 @@ export const renderWaitingPage = (given: WaitingView): string => {
   return shell({
     title: said.docTitle,
     site: view.title,
-    data: `data-state="${view.state}" data-tone="${said.tone}" data-view="${escapeHtml(JSON.stringify(view))}"`,
+    data: `data-state="${view.state}" data-tone="${said.tone}" data-view='${escapeQuoted(JSON.stringify(view))}'`,
     head: `<script type="module" src="${addressOf('script')}"></script>
 ${resting ? '' : `<noscript><meta http-equiv="refresh" content="${refresh}"></noscript>\n`}`,
     body: `<main>
@@ -139,12 +139,12 @@ ${glyphMark(said.glyph, said.big !== undefined)}
 <p id="lead" class="lead">${escapeHtml(said.lead)}</p>
 <dl id="facts" class="facts">
 ${fact('ahead', 'People ahead', said.ahead)}
-${fact('eta', 'Estimated wait', said.eta)}
+${fact('eta', 'Your wait', said.eta)}
 ${fact('number', 'Your number', said.number)}
 </dl>
 <div id="appeal" class="appeal"${said.appeal ? '' : ' hidden'}>
 <h2>Are you a person?</h2>
-<p>Then we are sorry. Tell the organiser’s support this reference: <strong>${escapeHtml(view.reference)}</strong>. A member of staff can look at what happened and let you through, with the place you have now.</p>
+<p>Then we are sorry. Tell the organiser’s support this reference: <strong>${escapeHtml(view.reference)}</strong>. Staff can look at what happened and let you through, with the place you have now.</p>
 </div>
 <form id="act-form" class="act" method="post" action="${action}"${button === undefined ? ' hidden' : ''}>
 ${hidden(button?.act ?? 'join', ' id="act"')}
@@ -155,7 +155,7 @@ ${block('p', 'safe', said.safe, ' class="safe"')}
 <p id="said" class="unseen" aria-live="polite"></p>
 </main>
 <footer>
-<p class="status"><span id="connection" class="connection"><span class="dot" aria-hidden="true"></span><span id="connection-words"></span></span>${resting ? '' : `<noscript>This page refreshes itself every ${refresh} seconds.</noscript>`}</p>
+<p class="status"><span id="connection" hidden><span class="dot" aria-hidden="true"></span><span id="connection-words"></span></span>${resting ? '' : `<noscript>This page refreshes itself every ${refresh} seconds.</noscript>`}</p>
 <details id="leave" class="leave"${said.leave ? '' : ' hidden'}>
 <summary>Leave the line</summary>
 <form method="post" action="${action}">
@@ -169,7 +169,7 @@ ${hidden('leave')}
 <dialog id="leave-dialog" aria-labelledby="leave-title">
 <form method="dialog">
 <h2 id="leave-title">Leave the line?</h2>
-<p>Your place goes to the next person. If you come back later, you start at the back.</p>
+<p>Your place goes to the next person. Later you would start at the back.</p>
 <div class="choice"><button value="stay" autofocus>Keep my place</button><button value="leave" class="quiet">Leave</button></div>
 </form>
 </dialog>`,

@@ -46,18 +46,17 @@ const GLYPHS = {
   clock: 'M12 7v5l3 2M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18z',
   check: 'M5 12.5l4.5 4.5L19 7.5',
   shield: 'M12 3l7 3v5c0 4.6-3 8.3-7 10-4-1.7-7-5.4-7-10V6z',
-  stop: 'M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 8v5M12 16v.5',
 };
 
 const WITHHELD = {
   challenge: [
     'We need a closer look',
-    'Something about this visit looks automated, so we have paused it while we check. You have a place in line, and it is kept for you.',
+    'Something about this visit looks automated, so it is paused while we check. Your place in line is kept.',
   ],
   tarpit: ['We are checking this visit', 'This can take a while. Your place in line is kept meanwhile.'],
   block: [
     'We could not let this visit in',
-    'It looked like automated traffic to us. We may be wrong: automated checks make mistakes.',
+    'It looked like automated traffic. We may be wrong: such checks make mistakes.',
   ],
 };
 
@@ -83,7 +82,7 @@ const wordsOf = (view) => {
           'warn',
           'clock',
           'You missed your turn',
-          'Your turn came and the time to enter ran out. Your place is kept: come back now, and you are let in with the next.',
+          'The time to enter ran out, but your place is kept. Come back now, and you go in with the next.',
           { button: { act: 'join', label: 'Return to the line' }, leave: true },
         ];
       if (view.opensAtMs > view.nowMs)
@@ -91,7 +90,7 @@ const wordsOf = (view) => {
           'calm',
           'clock',
           'You are in. We open soon',
-          'You have a place. When the sale opens, we show where you stand. You need not do anything.',
+          'You have a place. When the sale opens, we show where you stand.',
           {
             big: clockInWords(view.opensAtMs - view.nowMs),
             caption: 'until the sale opens',
@@ -103,16 +102,21 @@ const wordsOf = (view) => {
       if (view.position !== undefined) {
         place.big = countInWords(view.position);
         place.caption = 'your position in line';
-        place.ahead = countInWords(view.peopleAhead ?? view.position - 1);
-        place.eta = view.suspended ? 'the line is paused' : etaInWords(view.etaSeconds);
+        place.ahead = countInWords(view.position - 1);
+        place.eta = view.suspended ? 'paused' : etaInWords(view.etaSeconds);
         place.progress = view.progress ?? 0;
       }
-      const headline =
-        view.position === 1 ? 'You are next' : view.position <= 10 ? 'Almost there' : 'You are in line';
+      const headline = view.suspended
+        ? 'The line is paused'
+        : view.position === 1
+          ? 'You are next'
+          : view.position <= 10
+            ? 'Almost there'
+            : 'You are in line';
       const lead = view.suspended
-        ? 'The line is paused for a moment. Nobody is let in meanwhile, and everyone keeps their place.'
+        ? 'Everyone keeps their place. It goes on by itself in a while.'
         : 'Keep this page open. When it is your turn, it takes you in by itself.';
-      return [view.suspended ? 'warn' : 'calm', 'clock', headline, lead, place];
+      return ['calm', 'clock', headline, lead, place];
     }
     case 'withheld': {
       const [headline, lead] = WITHHELD[view.verdict] ?? WITHHELD.tarpit;
@@ -125,7 +129,7 @@ const wordsOf = (view) => {
             'good',
             'check',
             'It is your turn',
-            'Enter before the time runs out, so that the next person need not wait for an empty place.',
+            'Enter before the time runs out. Then your place is for someone else.',
             {
               big: view.claimDeadlineMs && clockInWords(view.claimDeadlineMs - view.nowMs),
               caption: 'left to enter',
@@ -154,16 +158,11 @@ const wordsOf = (view) => {
             'calm',
             'check',
             'Your visit has ended',
-            'Thank you for coming. To visit again, take a new place at the back of the line.',
+            'Thank you for coming. To visit again, take a new place in line.',
             { button: JOIN_AGAIN },
           ];
     case 'closed':
-      return [
-        'calm',
-        'door',
-        'This sale has closed',
-        'Nobody can join the line any more. Thank you for your interest.',
-      ];
+      return ['calm', 'door', 'This sale has closed', 'Nobody can join the line any more.'];
     case 'notOpen':
       return [
         'calm',
@@ -181,7 +180,7 @@ const wordsOf = (view) => {
         'warn',
         'shield',
         'Your place is safe',
-        'We are putting the line back in order after a fault. This takes about a minute, and nobody is let in meanwhile.',
+        'We are putting the line back in order after a fault. This takes about a minute.',
         { placed: view.number !== undefined },
       ];
     default:

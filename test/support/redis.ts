@@ -25,6 +25,12 @@ export const freePort = (): Promise<number> =>
     });
   });
 
+/** Connects once; the client tries again by itself, and a second `connect` would leave it with two attempts. */
+const answering = async (client: Redis): Promise<void> => {
+  client.connect().catch(() => client.status);
+  await eventually('redis answers', async () => client.status === 'ready' && (await client.ping()) === 'PONG');
+};
+
 export type TestRedis = {
   url: string;
   client: Redis;
@@ -46,10 +52,7 @@ export const startRedis = async (t: Teardown, options: { appendOnly?: boolean } 
   const connect = async (purpose: string, more: { blocking?: boolean } = {}): Promise<Redis> => {
     const client = createRedis({ url, config, log: silentLog, purpose, ...more });
     clients.push(client);
-    await eventually('redis answers', async () => {
-      if (client.status !== 'ready') await client.connect();
-      return (await client.ping()) === 'PONG';
-    });
+    await answering(client);
     return client;
   };
   const start = async (): Promise<void> => {
@@ -74,10 +77,7 @@ export const startRedis = async (t: Teardown, options: { appendOnly?: boolean } 
       { stdio: 'ignore' },
     );
     const probe = createRedis({ url, config, log: silentLog, purpose: 'probe' });
-    await eventually('redis listens', async () => {
-      if (probe.status !== 'ready') await probe.connect();
-      return (await probe.ping()) === 'PONG';
-    });
+    await answering(probe);
     probe.disconnect();
   };
   const kill = async (): Promise<void> => {

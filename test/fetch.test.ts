@@ -1,0 +1,294 @@
+// What a fetcher promises: one attempt, a deadline for every step, faults in our words, and no connection kept by
+// somebody who has left.
+
+import { createServer as createNode, type IncomingMessage, type ServerResponse } from 'node:http';
+import { type AddressInfo, createServer as createTcp, type Socket } from 'node:net';
+import t from 'tap';
+import { Refusal } from '../kernel/errors.ts';
+import { createFetcher } from '../kernel/fetch.ts';
+import { createServer } from '../kernel/http.ts';
+import { silentLog } from '../kernel/log.ts';
+import { openStream, rawRequest } from './support/client.ts';
+import { eventually } from './support/eventually.ts';
+import { freePort } from './support/redis.ts';
+
+type Test = { teardown(work: () => unknown): void };
+type Options = Partial<Parameters<typeof createFetcher>[0]>;
+
+const origin = async (test: Test, answer: (request: IncomingMessage, response: ServerResponse) => void) => {
+  const server = createNode(answer);
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  test.teardown(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  // Listening on TCP, so the address is not a pipe's name.
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+};
+
+const fetcherFor = (test: Test, options: Options = {}) => {
+  const fetcher = createFetcher({ connectionsMax: 4, headersTimeoutMs: 2000, ...options });
+  test.teardown(() => fetcher.close());
+  return fetcher;
+};
+
+const textOf = async (body: AsyncIterable<Uint8Array>): Promise<string> => {
+  let text = '';
+  for await (const chunk of body) text += Buffer.from(chunk).toString();
+  return text;
+};
+
+const get = { method: 'GET', path: '/', headers: [] } as const;
+
+t.test('a request and its answer pass unchanged', async (t) => {
+  const at = await origin(t, async (request, response) => {
+    response.writeHead(201, [
+      ['Set-Cookie', 'a=1'],
+      ['Set-Cookie', 'b=2'],
+      ['X-Own', 'yes'],
+    ] as unknown as string[]);
+    const body = await textOf(request);
+    response.end(`${request.method} ${request.url} ${request.headers['x-a']} ${body}`);
+  });
+  const sent = await fetcherFor(t).send({
+    origin: at,
+    method: 'POST',
+    path: '/a/b?c=%20d',
+    headers: [['x-a', '1']],
+    body: Buffer.from('body'),
+  });
+  t.equal(sent.status, 201);
+  t.same(
+    sent.headers.filter(([name]) => name === 'set-cookie' || name === 'x-own'),
+    [
+      ['set-cookie', 'a=1'],
+      ['set-cookie', 'b=2'],
+      ['x-own', 'yes'],
+    ],
+  );
+  t.equal(await textOf(sent.body), 'POST /a/b?c=%20d 1 body');
+});
+
+t.test('nothing is redirected and nothing is tried twice', async (t) => {
+  let asked = 0;
+  const at = await origin(t, (request, response) => {
+    asked += 1;
+    if (request.url === '/cut') request.socket.destroy();
+    else response.writeHead(302, { location: '/elsewhere' }).end();
+  });
+  const fetcher = fetcherFor(t);
+  const sent = await fetcher.send({ origin: at, ...get });
+  t.equal(sent.status, 302);
+  await textOf(sent.body);
+  await t.rejects(fetcher.send({ origin: at, ...get, path: '/cut' }), { code: 'origin-unreachable' });
+  t.equal(asked, 2);
+});
+
+t.test('an origin that cannot be reached is origin-unreachable, with the cause', async (t) => {
+  const fetcher = fetcherFor(t);
+  const at = `http://127.0.0.1:${await freePort()}`;
+  const refusal = await fetcher.send({ origin: at, ...get }).catch((error: unknown) => error);
+  t.ok(refusal instanceof Refusal && refusal.code === 'origin-unreachable' && refusal.cause instanceof Error);
+  await t.rejects(fetcher.json({ origin: at, method: 'GET', path: '/' }), { code: 'origin-unreachable' });
+  await t.rejects(fetcher.send({ origin: 'http://name.invalid', ...get }), { code: 'origin-unreachable' });
+});
+
+t.test('an origin that talks nonsense is origin-unreachable', async (t) => {
+  const server = createTcp((wire: Socket) => {
+    wire.on('error', () => undefined); // The client hangs up on nonsense.
+    wire.end('SSH-2.0-nonsense\r\n\r\n');
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => server.close());
+  // Listening on TCP, so the address is not a pipe's name.
+  const at = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  await t.rejects(fetcherFor(t).send({ origin: at, ...get }), { code: 'origin-unreachable' });
+});
+
+t.test('an origin that is silent is origin-timeout, at the deadline that was asked for', async (t) => {
+  const at = await origin(t, () => undefined);
+  const fetcher = fetcherFor(t, { connectionsMax: 1 });
+  const startMs = performance.now();
+  const both = await Promise.all(
+    [1, 2].map(() => fetcher.send({ origin: at, ...get, timeoutMs: 150 }).catch((error: unknown) => error)),
+  );
+  for (const refusal of both) t.ok(refusal instanceof Refusal && refusal.code === 'origin-timeout');
+  t.ok(performance.now() - startMs < 1500, 'waiting for a connection counts, too');
+  await t.rejects(fetcher.json({ origin: at, method: 'GET', path: '/', timeoutMs: 100 }), {
+    code: 'origin-timeout',
+  });
+});
+
+t.test('a body that falls silent is origin-timeout; an event stream may be silent', async (t) => {
+  const at = await origin(t, (request, response) => {
+    response.writeHead(200, {
+      'content-type': request.url === '/events' ? 'text/event-stream' : 'text/plain',
+    });
+    response.write('first');
+    if (request.url === '/events') setTimeout(() => response.end(' last'), 400);
+  });
+  const fetcher = fetcherFor(t, { bodyTimeoutMs: 100 });
+  const plain = await fetcher.send({ origin: at, ...get });
+  await t.rejects(textOf(plain.body), { code: 'origin-timeout' });
+  const events = await fetcher.send({ origin: at, ...get, path: '/events' });
+  t.equal(await textOf(events.body), 'first last');
+});
+
+t.test('a body cut short is an error, never a shorter body', async (t) => {
+  const at = await origin(t, (request, response) => {
+    response.writeHead(200, { 'content-length': '100' });
+    response.write('half', () => request.socket.destroy());
+  });
+  const sent = await fetcherFor(t).send({ origin: at, ...get });
+  await t.rejects(textOf(sent.body), { code: 'origin-unreachable' });
+});
+
+t.test('whoever leaves lets go of the connection, at any moment', async (t) => {
+  let closed = 0;
+  const at = await origin(t, (request, response) => {
+    request.socket.once('close', () => {
+      closed += 1;
+    });
+    if (request.url === '/never') return;
+    response.writeHead(200);
+    response.write('first');
+  });
+  const fetcher = fetcherFor(t);
+  const abort = new AbortController();
+  const never = fetcher.send({ origin: at, ...get, path: '/never', signal: abort.signal });
+  const caught = never.then(
+    () => 'answered',
+    () => 'aborted',
+  );
+  abort.abort();
+  t.equal(await caught, 'aborted');
+
+  const before = new AbortController();
+  before.abort();
+  await t.rejects(fetcher.send({ origin: at, ...get, signal: before.signal }));
+
+  const unread = await fetcher.send({ origin: at, ...get });
+  const early = closed;
+  await unread.body[Symbol.asyncIterator]().return?.();
+  await eventually('an unread body was let go', () => closed > early);
+
+  const pending = await fetcher.send({ origin: at, ...get });
+  const reader = pending.body[Symbol.asyncIterator]();
+  await reader.next();
+  const next = reader.next().catch(() => 'ended');
+  const middle = closed;
+  await reader.return?.();
+  await eventually('even while a piece was awaited', () => closed > middle);
+  await next;
+
+  const later = new AbortController();
+  const signalled = await fetcher.send({ origin: at, ...get, signal: later.signal });
+  const last = closed;
+  later.abort();
+  await eventually('and by the signal', () => closed > last);
+  await t.rejects(textOf(signalled.body));
+});
+
+t.test('connections to one origin are bounded and used again', async (t) => {
+  const sockets = new Set<unknown>();
+  let now = 0;
+  let most = 0;
+  const at = await origin(t, (request, response) => {
+    sockets.add(request.socket);
+    now += 1;
+    most = Math.max(most, now);
+    setTimeout(() => {
+      now -= 1;
+      response.end('x');
+    }, 10);
+  });
+  const fetcher = fetcherFor(t, { connectionsMax: 3 });
+  await Promise.all(
+    Array.from({ length: 30 }, async () => textOf((await fetcher.send({ origin: at, ...get })).body)),
+  );
+  t.equal(most, 3);
+  t.equal(sockets.size, 3);
+});
+
+t.test('a header that cannot be sent is the sender’s fault', async (t) => {
+  const at = await origin(t, (_, response) => response.end());
+  const fetcher = fetcherFor(t);
+  for (const header of [
+    ['x-a', 'a\nb'],
+    ['x a', 'b'],
+  ] as const)
+    await t.rejects(fetcher.send({ origin: at, ...get, headers: [header] }), { code: 'bad-header' });
+});
+
+t.test('json sends and reads one value', async (t) => {
+  const at = await origin(t, async (request, response) => {
+    const body = await textOf(request);
+    if (request.url === '/echo')
+      response
+        .writeHead(409)
+        .end(JSON.stringify({ type: request.headers['content-type'], body: JSON.parse(body) }));
+    else if (request.url === '/none') response.writeHead(204).end();
+    else if (request.url === '/html') response.end('<html>');
+    else response.end(`"${'x'.repeat(2_000_000)}"`);
+  });
+  const fetcher = fetcherFor(t);
+  t.same(await fetcher.json({ origin: at, method: 'POST', path: '/echo', body: { a: [1] } }), {
+    status: 409,
+    value: { type: 'application/json', body: { a: [1] } },
+  });
+  t.same(await fetcher.json({ origin: at, method: 'GET', path: '/none' }), { status: 204, value: undefined });
+  for (const path of ['/html', '/long'])
+    await t.rejects(fetcher.json({ origin: at, method: 'GET', path }), { code: 'origin-unreachable' });
+});
+
+t.test(
+  'behind our server a body streams through, and an event stream opens and ends with its reader',
+  async (t) => {
+    let streams = 0;
+    const size = 5_000_000;
+    const at = await origin(t, (request, response) => {
+      if (request.url === '/big')
+        return response.writeHead(200, { 'content-length': size }).end(Buffer.alloc(size));
+      if (request.url === '/cut') {
+        response.writeHead(200, { 'content-length': size });
+        return response.write('half', () => request.socket.destroy());
+      }
+      streams += 1;
+      request.socket.once('close', () => {
+        streams -= 1;
+      });
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      response.flushHeaders();
+      setTimeout(() => response.write('data: one\n\n'), 100);
+    });
+    const fetcher = fetcherFor(t);
+    const server = createServer({
+      name: 'edge',
+      host: '127.0.0.1',
+      port: 0,
+      log: silentLog,
+      bodyBytesMax: 1000,
+      slowReaderMs: 2000,
+      trustedProxies: [],
+    });
+    server.otherwise(({ method, path, signal }) =>
+      fetcher.send({ origin: at, method, path, headers: [], signal }),
+    );
+    const { port } = await server.listen();
+    t.teardown(() => server.close(100));
+    const url = `http://127.0.0.1:${port}`;
+
+    const big = await fetch(`${url}/big`);
+    t.equal(big.headers.get('content-length'), String(size));
+    t.equal((await big.arrayBuffer()).byteLength, size);
+    await t.rejects(fetch(`${url}/cut`).then((answer) => answer.text()));
+
+    const stream = await openStream(`${url}/events`);
+    t.equal(stream.answered, 200, 'the head comes before the first event');
+    t.equal((await stream.next())?.data, 'one');
+    stream.close();
+    await eventually('the origin is told', () => streams === 0);
+    await rawRequest(port, 'GET /events HTTP/1.1\r\nhost: a\r\n\r\n', { leaveMs: 50 });
+    await eventually('even before the first event', () => streams === 0);
+  },
+);
