@@ -8,7 +8,9 @@ import { createAdmin, ensureFirstOperator } from './admin/admin.ts';
 import { createBookingCore, seedEvent } from './booking-core/booking-core.ts';
 import { demoEvent } from './booking-core/demo.ts';
 import { createSandbox } from './booking-core/sandbox/sandbox.ts';
+
 const createRuleBook = (_: object) => ({});
+
 import { createBroker } from './broker/broker.ts';
 import { createDispatcher } from './dispatcher/dispatcher.ts';
 import { createGateway } from './gateway/gateway.ts';
@@ -17,6 +19,7 @@ import { createLimits } from './gateway/limits.ts';
 import { systemClock } from './kernel/clock.ts';
 import { type Config, ConfigFault, readConfig } from './kernel/config.ts';
 import { createFetcher } from './kernel/fetch.ts';
+import { lockFolder } from './kernel/folder-lock.ts';
 import { createServer } from './kernel/http.ts';
 import { createLog } from './kernel/log.ts';
 import { createMetrics, createMetricsServer } from './kernel/metrics.ts';
@@ -66,6 +69,8 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
 
   try {
     if (options.fresh && config.redisUrl === '') {
+      // Whoever has the folder open would have it pulled away: taking its lock first refuses that.
+      lockFolder(join(config.dataFolder, 'redis'))();
       for (const part of ['redis', 'pgdata', 'keys', 'sandbox'])
         await rm(join(config.dataFolder, part), { recursive: true, force: true });
       say('Started anew: the data folder was emptied.');

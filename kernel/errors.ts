@@ -72,11 +72,6 @@ export const errorTable = {
     402,
     'The payment was declined. Try another card; your seats are kept until the hold runs out.',
   ],
-  'payment-unavailable': [
-    503,
-    'The payment service is not answering. You have not been charged twice; try again.',
-    3,
-  ],
   'database-unavailable': [503, 'Orders cannot be taken for a moment. Nothing was charged; try again.', 3],
   'idempotency-conflict': [422, 'This `Idempotency-Key` was used for a different request.'],
   'idempotency-busy': [409, 'The first request with this key is still running. Try again.', 1],

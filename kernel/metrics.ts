@@ -82,6 +82,27 @@ export const metricTable = {
   },
 } as const satisfies Record<string, Row>;
 
+/**
+ * The values a label may have: a closed list, or the most that are told apart. Whatever goes beyond is counted as
+ * `other`, so that no client can make the number of series grow.
+ */
+const labelValues: Record<string, readonly string[] | number> = {
+  room: 200,
+  route: 100,
+  method: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'],
+  status: ['1xx', '2xx', '3xx', '4xx', '5xx'],
+  outcome: [
+    ...['unknown', 'otherSale', 'held', 'recovering', 'closed', 'notOpen', 'full', 'joined'],
+    ...['finished', 'active', 'notPromoted', 'claimed', 'ok', 'error', 'done', 'failed'],
+    ...['repeated', 'rebuilding', 'conflict', 'ended', 'limit', 'none', 'taken'],
+    ...['paying', 'paid', 'declined', 'expired', 'refunding', 'refunded', 'cancelled'],
+  ],
+  verdict: ['allow', 'challenge', 'tarpit', 'block'],
+  by: ['local', 'visitor', 'address'],
+  type: ['position', 'state', 'promoted', 'notice', 'ended'],
+  state: ['waiting', 'parked', 'withheld', 'promoted', 'active'],
+};
+
 export type MetricName = keyof typeof metricTable;
 type NamesOf<K extends Row['kind']> = {
   [N in MetricName]: (typeof metricTable)[N]['kind'] extends K ? N : never;
@@ -99,9 +120,26 @@ export type Metrics = {
 
 export const metricPrefix = 'anteroom_';
 
-export const createMetrics = (): Metrics => {
+/** `processMetrics: false` leaves out what prom-client collects of the process itself. */
+export const createMetrics = (options: { processMetrics?: boolean } = {}): Metrics => {
   const registry = new Registry();
-  collectDefaultMetrics({ register: registry });
+  if (options.processMetrics !== false) collectDefaultMetrics({ register: registry, prefix: metricPrefix });
+  const seen = new Map<string, Set<string>>();
+  const folded = (metric: string, labels: Record<string, string>): Record<string, string> => {
+    const out: Record<string, string> = {};
+    for (const [label, value] of Object.entries(labels)) {
+      const allowed = labelValues[label] ?? 0;
+      if (typeof allowed !== 'number') out[label] = allowed.includes(value) ? value : 'other';
+      else {
+        const key = `${metric}/${label}`;
+        const values = seen.get(key) ?? new Set();
+        seen.set(key, values);
+        if (!values.has(value) && values.size < allowed) values.add(value);
+        out[label] = values.has(value) ? value : 'other';
+      }
+    }
+    return out;
+  };
   const counters = new Map<string, Counter>();
   const gauges = new Map<string, Gauge>();
   const histograms = new Map<string, Histogram>();
@@ -118,10 +156,10 @@ export const createMetrics = (): Metrics => {
   }
   return {
     inc: (name, labels, by = 1) => {
-      if (by > 0) counters.get(name)!.inc(labels, by);
+      if (by > 0) counters.get(name)!.inc(folded(name, labels), by);
     },
-    set: (name, labels, value) => gauges.get(name)!.set(labels, value),
-    observe: (name, labels, value) => histograms.get(name)!.observe(labels, value),
+    set: (name, labels, value) => gauges.get(name)!.set(folded(name, labels), value),
+    observe: (name, labels, value) => histograms.get(name)!.observe(folded(name, labels), value),
     text: () => registry.metrics(),
     contentType: registry.contentType,
   };
@@ -154,15 +192,28 @@ export const createMetricsServer = (options: {
   }));
   server.route('GET', '/live', () => json(200, { live: true }));
   server.route('GET', '/ready', async () => {
-    const parts: Record<string, Record<string, boolean>> = {};
-    for (const role of roles()) {
-      const late = new Promise<Record<string, boolean>>((resolve) => {
-        setTimeout(() => resolve({ answered: false }), READY_MS_MAX).unref();
-      });
-      parts[role.name] = await Promise.race([role.ready(), late]);
-    }
-    const ready = Object.values(parts).every((part) => Object.values(part).every(Boolean));
-    return json(ready ? 200 : 503, { ready, parts });
+    const missing: string[] = [];
+    await Promise.all(
+      roles().map(async (role) => {
+        const late = new Promise<Record<string, boolean>>((resolve) => {
+          setTimeout(() => resolve({ answer: false }), READY_MS_MAX).unref();
+        });
+        const broken = (error: unknown): Record<string, boolean> => {
+          log.warn('ready-failed', {
+            role: role.name,
+            error: error instanceof Error ? error : String(error),
+          });
+          return { answer: false };
+        };
+        const parts = await Promise.race([role.ready().catch(broken), late]);
+        for (const [part, ready] of Object.entries(parts)) if (!ready) missing.push(`${role.name}.${part}`);
+      }),
+    );
+    const names = roles().map((role) => role.name);
+    missing.sort(
+      (a, b) => names.findIndex((name) => a.startsWith(name)) - names.findIndex((name) => b.startsWith(name)),
+    );
+    return json(missing.length === 0 ? 200 : 503, { ready: missing.length === 0, missing });
   });
   return { listen: () => server.listen(), close: () => server.close(1000) };
 };

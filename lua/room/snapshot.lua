@@ -64,8 +64,7 @@ local json = cjson.encode({ atMs = now, epoch = tonumber(r.epoch), version = ton
   head = tonumber(r.head), nextNumber = tonumber(r.nextNumber), perMinute = perMinute, nearScore = nearScore,
   promotedTotal = tonumber(r.promotedTotal or 0), recoveringUntil = tonumber(r.recoveringUntil),
   noticeId = r.noticeId or '', noticeText = r.noticeText or '', noticeLevel = r.noticeLevel or '',
-  parkedBefore = parkedBefore, first = #first > 0 and table.concat(first, ' ') or '',
-  between = table.concat(between, ' '), anchors = table.concat(anchors, ' '), ranks = table.concat(ranks, ' '),
-  settings = r.settings })
+  parkedBefore = parkedBefore, first = table.concat(first, ' '), between = table.concat(between, ' '),
+  anchors = table.concat(anchors, ' '), ranks = table.concat(ranks, ' '), settings = r.settings })
 redis.call('SET', snapshotKey, json)
 return { 'snapshot', json }

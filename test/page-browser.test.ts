@@ -1,0 +1,412 @@
+// The waiting page in Chromium, against a server that plays the API: what it does by itself, what it never does,
+// and that it is whole for those without JavaScript, with large text, or with a small screen.
+
+import type { Page } from 'playwright-core';
+import t, { type Test } from 'tap';
+import { renderProblemPage } from '../gateway/page/page.ts';
+import { chromiumPath, launchChromium } from './support/chromium.ts';
+import { eventually } from './support/eventually.ts';
+import { type FakeRoom, fakeView, startFakeRoom, waitingAnswer } from './support/fake-room.ts';
+
+const JOIN = '/v1/rooms/demo/places';
+const STATUS = '/v1/rooms/demo/places/me';
+const PASS = '/v1/rooms/demo/pass';
+
+const skip = chromiumPath() === undefined && 'there is no Chromium on this machine';
+const browser = skip ? undefined : await launchChromium();
+t.teardown(() => browser?.close());
+
+declare global {
+  interface Window {
+    turn(state: string): void;
+  }
+}
+
+type Options = { javaScript?: boolean; hidden?: boolean; width?: number; scheme?: 'light' | 'dark' };
+
+/** A page on a fresh fake room; ends with the test, which fails if the page logged an error. */
+const openRoom = async (
+  t: Test,
+  prepare: (room: FakeRoom) => void,
+  options: Options = {},
+): Promise<{ room: FakeRoom; page: Page; turn(state: 'visible' | 'hidden'): Promise<void> }> => {
+  const room = await startFakeRoom();
+  prepare(room);
+  const context = await browser!.newContext({
+    viewport: { width: options.width ?? 390, height: 844 },
+    javaScriptEnabled: options.javaScript ?? true,
+    colorScheme: options.scheme ?? 'light',
+  });
+  const page = await context.newPage();
+  const faults: string[] = [];
+  page.on('pageerror', (error) => faults.push(String(error)));
+  page.on('console', (message) => {
+    if (message.type() === 'error' && !/Failed to load resource|WebSocket/.test(message.text()))
+      faults.push(message.text());
+  });
+  // Headless tabs are always visible, so the test says which they are.
+  await page.addInitScript((hidden) => {
+    const state = { now: hidden ? 'hidden' : 'visible' };
+    Object.defineProperty(document, 'visibilityState', { get: () => state.now });
+    Object.assign(window, {
+      turn: (to: string) => {
+        state.now = to;
+        document.dispatchEvent(new Event('visibilitychange'));
+      },
+    });
+  }, options.hidden ?? false);
+  t.teardown(async () => {
+    t.same(faults, [], 'the page logged no error');
+    await context.close();
+    await room.close();
+  });
+  await page.goto(`${room.url}/demo`);
+  return { room, page, turn: (state) => page.evaluate((to) => window.turn(to), state) };
+};
+
+const bigNumber = async (page: Page): Promise<number> =>
+  Number((await page.locator('#big').textContent())?.replace(/,/g, ''));
+
+const streaming = (room: FakeRoom): Promise<void> =>
+  eventually('the page listens', () => room.openStreams() === 1);
+
+t.test('an open page joins once by itself, and listens', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {});
+  await streaming(room);
+  await page.getByText('You are in line').waitFor();
+  t.equal(room.count('POST', JOIN), 1);
+  t.equal(room.count('POST', '/rooms/demo'), 0);
+  t.equal(await page.locator('#number').textContent(), '12,345');
+  room.send('state', { state: 'waiting', gate: 'open' });
+  await page.getByText('Live', { exact: true }).waitFor();
+});
+
+t.test('a hidden page joins when somebody looks at it, not before', { skip }, async (t) => {
+  const { room, page, turn } = await openRoom(t, () => {}, { hidden: true });
+  await page.waitForLoadState('networkidle');
+  t.equal(room.count('POST', JOIN), 0);
+  await turn('visible');
+  await streaming(room);
+  t.equal(room.count('POST', JOIN), 1);
+});
+
+t.test('the receipt is kept and shown again', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {});
+  await streaming(room);
+  await page.reload();
+  await eventually('the page joined again', () => room.count('POST', JOIN) === 2);
+  t.same(
+    room.seen.filter(({ path }) => path === JOIN).map(({ body }) => JSON.parse(body)),
+    [{}, { receipt: 'receipt-1' }],
+  );
+});
+
+t.test('a receipt that is no longer good is dropped, not insisted on', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {});
+  await streaming(room);
+  room.answers[`POST ${JOIN}`] = { status: 400, body: { code: 'receipt-invalid' } };
+  await page.reload();
+  await eventually('the page joins without it', () => room.seen.at(-1)?.body === '{}');
+});
+
+t.test('a position falls smoothly and never rises without a reason', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {});
+  await streaming(room);
+  await page.evaluate(() => {
+    const seen: number[] = [];
+    Object.assign(window, { seen });
+    const big = document.getElementById('big');
+    if (big === null) throw new Error('no number');
+    new MutationObserver(() => seen.push(Number(big.textContent?.replace(/,/g, '')))).observe(big, {
+      childList: true,
+    });
+  });
+  room.send('position', { position: 1000, ahead: 999, etaSeconds: [180, 300], perMinute: 600, nextMs: 1000 });
+  await eventually('it fell', async () => (await bigNumber(page)) === 1000);
+  room.send('position', {
+    position: 1100,
+    ahead: 1099,
+    etaSeconds: [180, 300],
+    perMinute: 600,
+    nextMs: 1000,
+  });
+  room.send('position', { position: 900, ahead: 899, etaSeconds: [120, 200], perMinute: 600, nextMs: 1000 });
+  await eventually('it fell on', async () => (await bigNumber(page)) === 900);
+  const seen = await page.evaluate('seen');
+  t.ok(Array.isArray(seen) && seen.length > 4, 'in several steps');
+  t.same(
+    seen,
+    [...(Array.isArray(seen) ? seen : [])].sort((a, b) => b - a),
+    'each at or below the last',
+  );
+  t.equal(await page.locator('#eta').textContent(), 'about 2–4 minutes');
+  t.equal(await page.locator('#ahead').textContent(), '899');
+
+  room.send('state', { state: 'waiting', gate: 'open', reason: 'restored' });
+  room.send('position', { position: 2000, ahead: 1999, perMinute: 600, nextMs: 1000 });
+  await eventually('with a reason it may rise', async () => (await bigNumber(page)) === 2000);
+  t.match(await page.locator('#lead').textContent(), /restored after a fault/);
+});
+
+t.test('number and bar move on between updates', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {});
+  await streaming(room);
+  room.send('position', { position: 1000, ahead: 999, perMinute: 1200, nextMs: 20_000 });
+  const bar = () => page.locator('#progress').evaluate((node) => ('value' in node ? Number(node.value) : 0));
+  await eventually('it drifts', async () => (await bigNumber(page)) < 990);
+  t.ok((await bar()) > 0);
+  t.ok((await bigNumber(page)) > 700, 'but never ahead of the measured speed');
+});
+
+t.test('the promoted visible page claims and goes where the fan wanted', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, (fake) => {
+    fake.view = fakeView({ returnTo: '/inside' });
+  });
+  await streaming(room);
+  room.send('promoted', { claimToken: 'claim-1', deadlineMs: Date.now() + 30_000, serverNowMs: Date.now() });
+  await page.waitForURL('**/inside');
+  t.same(
+    room.seen.filter(({ path }) => path === PASS).map(({ body }) => JSON.parse(body)),
+    [{ claim: 'claim-1' }],
+  );
+});
+
+t.test('a hidden page says that it is the turn, and claims only when seen', { skip }, async (t) => {
+  const { room, page, turn } = await openRoom(t, (fake) => {
+    fake.view = fakeView({ returnTo: '/inside' });
+  });
+  await streaming(room);
+  await turn('hidden');
+  room.send('promoted', { claimToken: 'claim-1', deadlineMs: Date.now() + 30_000, serverNowMs: Date.now() });
+  await eventually('the title calls', async () => (await page.title()).startsWith('(!) It is your turn'));
+  t.match(await page.locator('#said').textContent(), /It is your turn/);
+  t.ok(await page.getByRole('button', { name: 'Enter now' }).isVisible());
+  t.match(await page.locator('#big').textContent(), /^0:[23]\d$/);
+  t.equal(room.count('POST', PASS), 0);
+  await turn('visible');
+  await page.waitForURL('**/inside');
+  t.equal(room.count('POST', PASS), 1);
+});
+
+t.test('a claim that finds nobody is repeated until the deadline', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, (fake) => {
+    fake.view = fakeView({ returnTo: '/inside' });
+    fake.answers[`POST ${PASS}`] = { status: 503, body: { code: 'unavailable' } };
+  });
+  await streaming(room);
+  room.send('promoted', { claimToken: 'claim-1', deadlineMs: Date.now() + 30_000, serverNowMs: Date.now() });
+  await eventually('it tried twice', () => room.count('POST', PASS) >= 2);
+  room.answers[`POST ${PASS}`] = { status: 200, body: {} };
+  await page.waitForURL('**/inside');
+});
+
+t.test('a missed turn is explained, and the place comes back by an act of the fan', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {});
+  await streaming(room);
+  room.send('ended', { reason: 'missed' });
+  await page.getByText('You missed your turn').waitFor();
+  t.equal(room.count('POST', JOIN), 1);
+  await page.getByRole('button', { name: 'Return to the line' }).click();
+  await page.getByText('You are in line').waitFor();
+  t.same(JSON.parse(room.seen.filter(({ path }) => path === JOIN).at(-1)!.body), { receipt: 'receipt-1' });
+});
+
+t.test('leaving asks first, and then leaves', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {});
+  await streaming(room);
+  await page.getByRole('button', { name: 'Leave the line' }).click();
+  await page.getByRole('button', { name: 'Keep my place' }).click();
+  t.equal(room.count('DELETE', STATUS), 0);
+  await page.getByRole('button', { name: 'Leave the line' }).click();
+  await page.getByRole('button', { name: 'Leave', exact: true }).click();
+  await page.getByText('You have left the line').waitFor();
+  t.equal(room.count('DELETE', STATUS), 1);
+  t.equal(await page.evaluate(() => document.activeElement?.id), 'headline', 'focus is where the news is');
+});
+
+t.test('where streams do not get through, the page polls', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, (fake) => {
+    fake.streams = false;
+  });
+  room.answers[`GET ${STATUS}`] = { status: 200, body: waitingAnswer({ position: 500, peopleAhead: 499 }) };
+  await eventually('it polls', () => room.count('GET', STATUS) >= 2, 20_000);
+  await eventually('and shows what it hears', async () => (await bigNumber(page)) === 500);
+  await page.getByText('Checking every few seconds').waitFor();
+});
+
+t.test('a cut stream is opened again, without a second join', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {});
+  await streaming(room);
+  room.send('state', { state: 'waiting', gate: 'open' });
+  await page.getByText('Live', { exact: true }).waitFor();
+  room.cut();
+  await eventually('it is gone', () => room.count('GET', '/v1/rooms/demo/events') === 2);
+  await streaming(room);
+  room.send('position', { position: 800, ahead: 799, perMinute: 60, nextMs: 1000 });
+  await eventually('it goes on', async () => (await bigNumber(page)) === 800);
+  t.equal(room.count('POST', JOIN), 1);
+});
+
+t.test('when the line is out of reach the page stays calm and asks again', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, (fake) => {
+    fake.answers[`POST ${JOIN}`] = { status: 503, body: { code: 'unavailable' } };
+  });
+  await page.getByText('The line cannot be reached right now').waitFor();
+  room.answers[`POST ${JOIN}`] = { status: 200, body: waitingAnswer() };
+  await page.getByText('You are in line').waitFor();
+});
+
+t.test('a withheld visit stays told so, and hears when it is released', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, (fake) => {
+    const body = { state: 'withheld', verdict: 'block', number: 7, pollAfterMs: 100 };
+    fake.answers[`POST ${JOIN}`] = { status: 201, body };
+    fake.answers[`GET ${STATUS}`] = { status: 200, body };
+  });
+  await page.getByText('We could not let this visit in').waitFor();
+  await eventually('it asks on', () => room.count('GET', STATUS) >= 2);
+  t.equal(room.openStreams(), 0);
+  room.answers[`GET ${STATUS}`] = { status: 200, body: waitingAnswer() };
+  await page.getByText('You are in line').waitFor();
+  await streaming(room);
+});
+
+t.test('a room that is not open yet is joined when it opens', { skip }, async (t) => {
+  const opensAtMs = Date.now() + 1500;
+  const { room, page } = await openRoom(t, (fake) => {
+    fake.view = fakeView({ state: 'notOpen', opensAtMs });
+    fake.answers[`POST ${JOIN}`] = { status: 403, body: { code: 'room-not-open', opensAtMs } };
+  });
+  await page.getByText('Not open yet').waitFor();
+  await eventually('it was refused', () => room.count('POST', JOIN) === 1);
+  room.answers[`POST ${JOIN}`] = { status: 201, body: waitingAnswer() };
+  await page.getByText('You are in line').waitFor();
+  t.equal(room.count('POST', JOIN), 2);
+});
+
+t.test('a notice of the operators is shown as text, and taken away', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {});
+  await streaming(room);
+  room.send('notice', { id: 'n1', text: 'Doors <b>open</b> at 7', level: 'warn' });
+  await page.getByText('Doors <b>open</b> at 7').waitFor();
+  t.equal(await page.getByRole('status').getAttribute('data-level'), 'warn');
+  room.send('notice', { id: 'n2', text: '', level: 'info' });
+  await page.getByRole('status').waitFor({ state: 'hidden' });
+});
+
+t.test('without JavaScript the form joins, enters and leaves', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {}, { javaScript: false });
+  t.equal(room.count('POST', JOIN), 0, 'opening the page joins nothing');
+  room.view = fakeView({ state: 'waiting', number: 12345, position: 1234, etaSeconds: [240, 420] });
+  await page.getByRole('button', { name: 'Join the line' }).click();
+  await page.getByText('You are in line').waitFor();
+  await page.getByText('This page refreshes itself every 10 seconds.').waitFor();
+  await page.getByText('Leave the line').click();
+  await page.getByRole('button', { name: 'Give up my place' }).click();
+  await page.waitForLoadState();
+  t.same(
+    room.seen.filter(({ method }) => method === 'POST').map(({ path, body }) => `${path} ${body}`),
+    ['/rooms/demo act=join&returnTo=%2Fdemo', '/rooms/demo act=leave&returnTo=%2Fdemo'],
+  );
+  room.view = fakeView({ state: 'promoted', returnTo: '/inside', claimDeadlineMs: Date.now() + 45_000 });
+  room.answers['POST /rooms/demo'] = { status: 303, headers: { location: '/inside' } };
+  await page.goto(`${room.url}/demo`);
+  await page.getByRole('button', { name: 'Enter now' }).click();
+  await page.waitForURL('**/inside');
+});
+
+/** Relative luminance and contrast (WCAG 2.2, 1.4.3), of what is really painted behind each text. */
+const faintTexts = `(() => {
+  const probe = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const rgba = (color) => {
+    probe.clearRect(0, 0, 1, 1);
+    probe.fillStyle = color;
+    probe.fillRect(0, 0, 1, 1);
+    return [...probe.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = ([r, g, b]) => {
+    const part = (value) => (value / 255 <= 0.03928 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  };
+  const behind = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const color = rgba(getComputedStyle(at).backgroundColor);
+      if (color[3] === 255) return color;
+    }
+    return rgba(getComputedStyle(document.documentElement).backgroundColor);
+  };
+  const faint = [];
+  for (const node of document.querySelectorAll('h1, h2, p, dt, dd, button, a, summary, strong')) {
+    if (!node.checkVisibility() || node.textContent.trim() === '') continue;
+    const [a, b] = [luminance(rgba(getComputedStyle(node).color)), luminance(behind(node))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) faint.push(node.textContent.trim() + ' ' + ratio.toFixed(2));
+  }
+  return faint;
+})()`;
+
+t.test(
+  'every state fits small screens and large text, and can be read in light and dark',
+  { skip },
+  async (t) => {
+    const now = Date.now();
+    const views = [
+      fakeView({ title: 'A very long name of a festival in Llanfairpwllgwyngyllgogerychwyrndrobwll' }),
+      fakeView({
+        state: 'waiting',
+        number: 12_345_678,
+        position: 1_234_567,
+        etaSeconds: [5400, 9000],
+        progress: 0.3,
+        notice: { text: 'Section A is sold out.', level: 'info' },
+      }),
+      fakeView({ state: 'withheld', verdict: 'block' }),
+      fakeView({ state: 'parked', missed: true, number: 7 }),
+      fakeView({ state: 'promoted', claimDeadlineMs: now + 60_000 }),
+      fakeView({ state: 'notOpen', opensAtMs: now + 90 * 60_000 }),
+      fakeView({ state: 'recovering', number: 7 }),
+    ];
+    for (const scheme of ['light', 'dark'] as const) {
+      const { room, page } = await openRoom(t, () => {}, { javaScript: true, scheme, hidden: true });
+      const check = async (name: string): Promise<void> => {
+        for (const [width, zoom] of [
+          [390, 1],
+          [320, 1],
+          [390, 2],
+          [1280, 2],
+        ] as const) {
+          await page.setViewportSize({ width, height: 844 });
+          await page.evaluate(
+            (size) => {
+              document.documentElement.style.fontSize = size;
+            },
+            `${zoom * 100}%`,
+          );
+          const over = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+          t.ok(over <= 0, `${name} at ${width} px, text ${zoom * 100} %: ${over} px too wide`);
+        }
+        t.same(await page.evaluate(faintTexts), [], `${name}, ${scheme}: contrast`);
+      };
+      for (const view of views) {
+        room.view = view;
+        await page.goto(`${room.url}/demo`);
+        await check(view.state);
+      }
+      const problem = renderProblemPage({
+        status: 502,
+        title: 'The sale is not answering. Try soon.',
+        requestId: 'r',
+      });
+      await page.route('**/problem', (route) => route.fulfill({ contentType: 'text/html', body: problem }));
+      await page.goto(`${room.url}/problem`);
+      await check('problem');
+    }
+  },
+);
+
+t.test('where motion is not wanted nothing glides', { skip }, async (t) => {
+  const { room, page } = await openRoom(t, () => {});
+  await page.emulateMedia({ reducedMotion: 'reduce' });
+  await streaming(room);
+  room.send('position', { position: 1000, ahead: 999, perMinute: 1200, nextMs: 20_000 });
+  await eventually('it is set', async () => (await bigNumber(page)) === 1000);
+});
