@@ -54,9 +54,9 @@ export class Fan {
   ask(
     method: string,
     path: string,
-    options: { body?: unknown; headers?: Record<string, string> } = {},
+    options: { body?: unknown; raw?: string; headers?: Record<string, string> } = {},
   ): Promise<FanAnswer> {
-    const body = options.body === undefined ? undefined : JSON.stringify(options.body);
+    const body = options.body === undefined ? options.raw : JSON.stringify(options.body);
     return new Promise((resolve, reject) => {
       const asked = request(
         `${this.base}${path}`,
