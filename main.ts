@@ -9,7 +9,7 @@ import { createBookingCore, seedEvent } from './booking-core/booking-core.ts';
 import { demoEvent } from './booking-core/demo.ts';
 import { createSandbox } from './booking-core/sandbox/sandbox.ts';
 
-const createRuleBook = (_: object) => ({});
+import { createRuleBook } from './bots/rules.ts';
 
 import { createBroker } from './broker/broker.ts';
 import { createDispatcher } from './dispatcher/dispatcher.ts';

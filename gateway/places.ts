@@ -274,7 +274,7 @@ export const createPlaces = (options: {
             snapshot,
             identity,
             found,
-            found.state === 'withheld' ? judge.shown(judge.decide(request, room)) : undefined,
+            found.state === 'withheld' ? judge.shownLater(room, identity.placeId) : undefined,
           );
         }
       }

@@ -110,15 +110,16 @@ export const keyTable = {
     name: 'ar:b:{event}:holds',
     type: 'hash',
     owner: 'lua/booking',
-    life: 'until the hold ends',
-    holds: 'holdId → visitor, section, seats, number, expiry',
+    life: 'ten minutes beyond the end of the hold; sold ones as long as they are sold',
+    holds: 'holdId → state, fence, visitor, section, expiry, request, seats',
   },
   expiries: {
     name: 'ar:b:{event}:expiries',
     type: 'zset',
     owner: 'lua/booking',
-    life: 'until the hold ends',
-    holds: 'holdId → expiry, ms',
+    life: 'ten minutes beyond the end of the hold',
+    holds:
+      'holdId → when it is looked at next, ms: its expiry, its lease while ordered, or when it is forgotten',
   },
   holders: {
     name: 'ar:b:{event}:holders',

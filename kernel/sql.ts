@@ -112,6 +112,13 @@ const createPool = async (config: SqlConfig, log: Log): Promise<Sql> => {
       repeated(async () => {
         const client = await safely(pool.connect());
         let broken = false;
+        // While it is ours the pool does not listen, and an unheard error would end the process. What was asked on
+        // this connection fails by itself.
+        const lost = (error: Error): void => {
+          broken = true;
+          log.warn('database-connection-lost', { error });
+        };
+        client.on('error', lost);
         try {
           await safely(client.query('BEGIN'));
           const done = await work({
@@ -121,7 +128,7 @@ const createPool = async (config: SqlConfig, log: Log): Promise<Sql> => {
           await safely(client.query('COMMIT'));
           return done;
         } catch (error) {
-          broken = error instanceof SqlUnavailable;
+          broken ||= error instanceof SqlUnavailable;
           // A connection that failed is thrown away below, which rolls back; a sound one is asked to.
           if (!broken)
             await client.query('ROLLBACK').catch((cause: unknown) => {
@@ -130,6 +137,7 @@ const createPool = async (config: SqlConfig, log: Log): Promise<Sql> => {
             });
           throw error;
         } finally {
+          client.off('error', lost);
           client.release(broken);
         }
       }),

@@ -1,8 +1,10 @@
 // A tiny server that plays the public API of one room for the page and the browser client: it answers what a test
 // tells it to and remembers what was asked. It decides nothing; the real line has tests of its own.
 
+import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { createAssets } from '../../gateway/page/assets.ts';
 import { pageSecurityPolicy, renderWaitingPage, type WaitingView } from '../../gateway/page/page.ts';
 
@@ -19,6 +21,8 @@ export type FakeRoom = {
   answers: Record<string, Answer>;
   /** When false, `/events` answers 404, as behind something that does not pass streams on. */
   streams: boolean;
+  /** Whether `/socket` takes WebSockets. */
+  sockets: boolean;
   /** Sends to every open stream. */
   send(type: string, data: unknown): void;
   openStreams(): number;
@@ -54,9 +58,17 @@ const bodyOf = async (request: IncomingMessage): Promise<string> => {
   return text;
 };
 
+/** One unmasked text frame (RFC 6455, section 5.2) of less than 64 KB. */
+const socketFrame = (text: string): Buffer => {
+  const body = Buffer.from(text);
+  const head = body.length < 126 ? [0x81, body.length] : [0x81, 126, body.length >> 8, body.length & 255];
+  return Buffer.concat([Buffer.from(head), body]);
+};
+
 export const startFakeRoom = async (): Promise<FakeRoom> => {
   const assets = createAssets();
   const streams = new Set<ServerResponse>();
+  const sockets = new Set<Duplex>();
   const room: FakeRoom = {
     url: '',
     seen: [],
@@ -70,16 +82,19 @@ export const startFakeRoom = async (): Promise<FakeRoom> => {
       'POST /rooms/demo': { status: 303, headers: { location: '/rooms/demo' } },
     },
     streams: true,
+    sockets: false,
     send: (type, data) => {
       for (const stream of streams) stream.write(`event: ${type}\ndata: ${JSON.stringify(data)}\n\n`);
+      for (const socket of sockets) socket.write(socketFrame(JSON.stringify({ type, ...Object(data) })));
     },
-    openStreams: () => streams.size,
+    openStreams: () => streams.size + sockets.size,
     cut: () => {
-      for (const stream of streams) stream.destroy();
+      for (const open of [...streams, ...sockets]) open.destroy();
     },
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());
+        room.cut();
         server.closeAllConnections();
       }),
   };
@@ -108,6 +123,19 @@ export const startFakeRoom = async (): Promise<FakeRoom> => {
     } else if (path === '/inside') {
       response.writeHead(200, { 'content-type': 'text/html' }).end('<title>Inside</title><h1>Inside</h1>');
     } else response.writeHead(404).end();
+  });
+  server.on('upgrade', (request, socket) => {
+    if (!room.sockets) return socket.destroy();
+    // RFC 6455, section 4.2.2: the key and this fixed text prove that the server understood the handshake.
+    const accept = createHash('sha1')
+      .update(`${request.headers['sec-websocket-key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`)
+      .digest('base64');
+    const head = ['HTTP/1.1 101 Switching Protocols', 'Upgrade: websocket', 'Connection: Upgrade'];
+    socket.write(`${head.join('\r\n')}\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`);
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket));
+    // A browser that goes away resets the connection; the set above is all that has to know.
+    socket.on('error', () => socket.destroy());
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   // A server that listens on a port has an address of this form.

@@ -1,0 +1,63 @@
+// What a request tells about whoever sent it, collected once: the agent as it names itself, which headers came and
+// whether they fit together. Pure. ua-parser-js is imported here and nowhere else.
+
+import { UAParser } from 'ua-parser-js';
+
+export type Facts = {
+  /** As sent, cut at 300 characters; empty when there was none. */
+  agent: string;
+  browser: { name: string; major: number };
+  /** Names itself a tool that no person waits with. */
+  tool: string | undefined;
+  /** Names itself a browser that a program drives. */
+  driven: string | undefined;
+  /** Names itself a search engine. */
+  crawler: string | undefined;
+  /** Header names in wire order, lower case. */
+  names: readonly string[];
+  language: boolean;
+  accept: boolean;
+  /** Any of the Sec-Fetch-* headers, which every current browser sends and no script can change. */
+  fetchMetadata: boolean;
+  /** Brands of Sec-CH-UA; empty when not sent. */
+  brands: string;
+  platform: string;
+  /** First 24 bits of an IPv4 address, first 48 of an IPv6 address. */
+  addressPrefix: string;
+  /** Joins from that prefix in the last minute, this one included. */
+  joinsLastMinute: number;
+};
+
+const TOOL =
+  /\b(curl|wget|python-requests|python-urllib|aiohttp|httpx|go-http-client|okhttp|java|apache-httpclient|libwww-perl|node-fetch|axios|undici|scrapy|postmanruntime|insomnia)\b/i;
+const DRIVEN = /\b(headlesschrome|phantomjs|playwright|puppeteer|selenium|slimerjs)\b/i;
+const CRAWLER = /\b(googlebot|bingbot|yandexbot|baiduspider|duckduckbot|applebot)\b/i;
+
+const found = (pattern: RegExp, text: string): string | undefined => pattern.exec(text)?.[1]?.toLowerCase();
+
+export const factsOf = (
+  request: {
+    headers: readonly (readonly [name: string, value: string])[];
+    addressPrefix: string;
+  },
+  joinsLastMinute: number,
+): Facts => {
+  const values = new Map(request.headers);
+  const agent = (values.get('user-agent') ?? '').slice(0, 300);
+  const { browser } = new UAParser(agent).getResult();
+  return {
+    agent,
+    browser: { name: browser.name ?? '', major: Number(browser.version?.split('.')[0] ?? 0) || 0 },
+    tool: found(TOOL, agent),
+    driven: found(DRIVEN, agent),
+    crawler: found(CRAWLER, agent),
+    names: request.headers.map(([name]) => name),
+    language: values.has('accept-language'),
+    accept: values.has('accept'),
+    fetchMetadata: values.has('sec-fetch-site') || values.has('sec-fetch-mode'),
+    brands: values.get('sec-ch-ua') ?? '',
+    platform: (values.get('sec-ch-ua-platform') ?? '').replaceAll('"', ''),
+    addressPrefix: request.addressPrefix,
+    joinsLastMinute,
+  };
+};

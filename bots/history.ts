@@ -1,0 +1,37 @@
+// How often each network joined in the last minute: a counter a second for 60 seconds, summed. Memory is bounded;
+// when more networks than that show up at once, counting starts again, which only ever judges milder.
+
+const SECONDS = 60;
+const NETWORKS_MAX = 50_000;
+
+type Counts = { perSecond: Uint32Array; lastSecond: number; sum: number };
+
+export type History = {
+  /** Counts one join and answers how many there were in the last minute, this one included. */
+  count(network: string, nowMs: number): number;
+};
+
+export const createHistory = (): History => {
+  const networks = new Map<string, Counts>();
+  return {
+    count(network, nowMs) {
+      const second = Math.floor(nowMs / 1000);
+      let counts = networks.get(network);
+      if (counts === undefined) {
+        if (networks.size >= NETWORKS_MAX) networks.clear();
+        counts = { perSecond: new Uint32Array(SECONDS), lastSecond: second, sum: 0 };
+        networks.set(network, counts);
+      }
+      const passed = Math.min(SECONDS, Math.max(0, second - counts.lastSecond));
+      for (let step = 1; step <= passed; step += 1) {
+        const index = (counts.lastSecond + step) % SECONDS;
+        counts.sum -= counts.perSecond[index]!;
+        counts.perSecond[index] = 0;
+      }
+      counts.lastSecond = Math.max(counts.lastSecond, second);
+      counts.perSecond[counts.lastSecond % SECONDS]! += 1;
+      counts.sum += 1;
+      return counts.sum;
+    },
+  };
+};
