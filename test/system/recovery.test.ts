@@ -2,13 +2,13 @@
 // goes away for a while, a Redis that was never there.
 
 import t from 'tap';
-import { parseRoomId } from '../kernel/ids.ts';
-import { roomKeys } from '../lua/room.ts';
-import { openStream, type TestStream } from './support/client.ts';
-import { eventually } from './support/eventually.ts';
-import { Fan } from './support/fan.ts';
-import { startRedis } from './support/redis.ts';
-import { createSystem, type System } from './support/system.ts';
+import { parseRoomId } from '../../kernel/ids.ts';
+import { roomKeys } from '../../lua/room.ts';
+import { openStream, type TestStream } from '../support/client.ts';
+import { eventually } from '../support/eventually.ts';
+import { Fan } from '../support/fan.ts';
+import { startRedis } from '../support/redis.ts';
+import { createSystem, type System } from '../support/system.ts';
 
 t.setTimeout(170_000);
 const keys = roomKeys(parseRoomId('demo')!);

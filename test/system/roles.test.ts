@@ -1,18 +1,22 @@
 // Each role as a process of its own, on one Redis and one PostgreSQL, and the same path through all of them.
 
 import t from 'tap';
-import { eventually } from './support/eventually.ts';
-import { Fan } from './support/fan.ts';
-import { startPostgres } from './support/postgres.ts';
-import { freePort, startRedis } from './support/redis.ts';
-import { createSystem } from './support/system.ts';
+import { eventually } from '../support/eventually.ts';
+import { Fan } from '../support/fan.ts';
+import { startPostgres } from '../support/postgres.ts';
+import { freePort, startRedis } from '../support/redis.ts';
+import { createSystem } from '../support/system.ts';
 
 t.setTimeout(120_000);
 
 t.test('five processes, one role each, take a fan from arrival to a paid seat', async (t) => {
   const redis = await startRedis(t);
   const postgres = await startPostgres(t);
-  const system = await createSystem(t, { ANTEROOM_REDIS_URL: redis.url, ANTEROOM_DATABASE_URL: postgres.url, ANTEROOM_LOG_LEVEL: 'warn' });
+  const system = await createSystem(t, {
+    ANTEROOM_REDIS_URL: redis.url,
+    ANTEROOM_DATABASE_URL: postgres.url,
+    ANTEROOM_LOG_LEVEL: 'warn',
+  });
   const start = async (roles: string) => system.start({ roles, metricsPort: await freePort() });
   await start('booking-core');
   await start('admin');
@@ -37,10 +41,12 @@ t.test('five processes, one role each, take a fan from arrival to a paid seat', 
     30_000,
   );
   await until('claimed', () => fan.claim(claim), 200);
-  const ask = (method: string, path: string, key: string, body: unknown) => fan.ask(method, path, { headers: { 'idempotency-key': key }, body });
+  const ask = (method: string, path: string, key: string, body: unknown) =>
+    fan.ask(method, path, { headers: { 'idempotency-key': key }, body });
   let held = await ask('POST', '/v1/events/demo/holds', 'hold-0001', { section: 'balcony', count: 2 });
   await eventually('held', async () => {
-    if (held.status !== 201) held = await ask('POST', '/v1/events/demo/holds', 'hold-0001', { section: 'balcony', count: 2 });
+    if (held.status !== 201)
+      held = await ask('POST', '/v1/events/demo/holds', 'hold-0001', { section: 'balcony', count: 2 });
     return held.status === 201;
   });
   const order = { holdId: held.json.id, payment: { method: 'card', token: 'ok' } };
@@ -51,7 +57,9 @@ t.test('five processes, one role each, take a fan from arrival to a paid seat', 
   });
   await until('the slot is free', () => fan.ask('GET', '/v1/events/demo'), 429);
 
-  const seen = await fetch(`${system.admin}/v1/rooms/demo`, { headers: { authorization: `Bearer ${system.operatorToken}` } });
+  const seen = await fetch(`${system.admin}/v1/rooms/demo`, {
+    headers: { authorization: `Bearer ${system.operatorToken}` },
+  });
   t.equal(seen.status, 200);
   t.equal(await system.end(broker, 'SIGTERM'), 0, 'a role stops cleanly');
 });

@@ -1,15 +1,15 @@
 // Every public route against bad input: a clear problem+json with a code, nothing changed, the process alive.
 
 import t from 'tap';
-import { parsePlaceId, parseRoomId } from '../kernel/ids.ts';
-import { createTokens, generateKey, parseKeys } from '../kernel/token.ts';
-import { signClaim, signReceipt, signSession } from '../line/receipt.ts';
-import { roomKeys } from '../lua/room.ts';
-import { rawRequest } from './support/client.ts';
-import { eventually } from './support/eventually.ts';
-import { Fan, type FanAnswer } from './support/fan.ts';
-import { startRedis } from './support/redis.ts';
-import { createSystem } from './support/system.ts';
+import { parsePlaceId, parseRoomId } from '../../kernel/ids.ts';
+import { createTokens, generateKey, parseKeys } from '../../kernel/token.ts';
+import { signClaim, signReceipt, signSession } from '../../line/receipt.ts';
+import { roomKeys } from '../../lua/room.ts';
+import { rawRequest } from '../support/client.ts';
+import { eventually } from '../support/eventually.ts';
+import { Fan, type FanAnswer } from '../support/fan.ts';
+import { startRedis } from '../support/redis.ts';
+import { createSystem } from '../support/system.ts';
 
 t.setTimeout(120_000);
 

@@ -3,14 +3,14 @@
 // stream alone, and what was sold is what was paid.
 
 import t from 'tap';
-import { parseRoomId } from '../kernel/ids.ts';
-import { parseEntry } from '../line/entries.ts';
-import { roomKeys } from '../lua/room.ts';
-import { eventually } from './support/eventually.ts';
-import { Fan } from './support/fan.ts';
-import { random } from './support/random.ts';
-import { startRedis } from './support/redis.ts';
-import { createSystem } from './support/system.ts';
+import { parseRoomId } from '../../kernel/ids.ts';
+import { parseEntry } from '../../line/entries.ts';
+import { roomKeys } from '../../lua/room.ts';
+import { eventually } from '../support/eventually.ts';
+import { Fan } from '../support/fan.ts';
+import { random } from '../support/random.ts';
+import { startRedis } from '../support/redis.ts';
+import { createSystem } from '../support/system.ts';
 
 const FANS = 300;
 const CAP = 20;

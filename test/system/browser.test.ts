@@ -1,0 +1,198 @@
+// One fan in a real Chromium goes the whole way: waits, is promoted, enters by itself, picks a seat, pays and sees
+// the confirmation; then another without JavaScript, by forms and refreshes only; then an operator and a security
+// person at the admin page. Set ANTEROOM_SHOTS to a folder to keep what the pages looked like.
+
+import { join } from 'node:path';
+import type { Browser, BrowserContext, Page } from 'playwright-core';
+import t from 'tap';
+import { launchChromium } from '../support/chromium.ts';
+import { eventually } from '../support/eventually.ts';
+import { Fan } from '../support/fan.ts';
+import { startRedis } from '../support/redis.ts';
+import { createSystem, type System } from '../support/system.ts';
+
+t.setTimeout(170_000);
+
+const AGENT =
+  'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36';
+const shots = process.env.ANTEROOM_SHOTS;
+const shoot = async (page: Page, name: string): Promise<void> => {
+  if (shots !== undefined) await page.screenshot({ path: join(shots, `${name}.png`) });
+};
+
+let system: System;
+let browser: Browser;
+t.before(async () => {
+  const redis = await startRedis(t);
+  system = await createSystem(t, { ANTEROOM_REDIS_URL: redis.url, ANTEROOM_LOG_LEVEL: 'warn' });
+  await system.start();
+  browser = await launchChromium();
+  t.teardown(() => browser.close());
+});
+
+const fanContext = (options: object = {}): Promise<BrowserContext> =>
+  browser.newContext({
+    userAgent: AGENT,
+    viewport: { width: 390, height: 844 },
+    extraHTTPHeaders: { 'sec-ch-ua': '"Chromium";v="140"' },
+    ...options,
+  });
+
+const tune = async (change: object): Promise<void> => {
+  const headers = { authorization: `Bearer ${system.operatorToken}`, 'content-type': 'application/json' };
+  const { version } = (await (await fetch(`${system.admin}/v1/rooms/demo`, { headers })).json()) as {
+    version: number;
+  };
+  const done = await fetch(`${system.admin}/v1/rooms/demo`, {
+    method: 'PATCH',
+    headers,
+    body: JSON.stringify({ ...change, version }),
+  });
+  if (done.status !== 200) throw new Error(await done.text());
+};
+
+t.test('a fan waits, is promoted, holds, pays and sees the confirmation', async (t) => {
+  await tune({ suspended: true });
+  const ahead = new Fan({ base: system.base, index: 5 });
+  await ahead.join();
+  const context = await fanContext();
+  t.teardown(() => context.close());
+  const page = await context.newPage();
+  const errors: string[] = [];
+  page.on('pageerror', (error) => errors.push(error.message));
+  await page.goto(`${system.base}/demo`);
+  await page.getByText('People ahead').waitFor();
+  await eventually(
+    'the page shows the place',
+    async () => /2/.test((await page.locator('#big').textContent()) ?? ''),
+    15_000,
+  );
+  await shoot(page, 'waiting-phone');
+  const number = await page.locator('#number').textContent();
+  await page.reload();
+  await eventually(
+    'a reload keeps the place',
+    async () => (await page.locator('#number').textContent()) === number,
+    15_000,
+  );
+
+  const headers = { authorization: `Bearer ${system.operatorToken}`, 'content-type': 'application/json' };
+  const noticed = await fetch(`${system.admin}/v1/rooms/demo/notices`, {
+    method: 'POST',
+    headers,
+    body: JSON.stringify({ text: 'Doors open at seven.', level: 'info' }),
+  });
+  t.ok(noticed.ok, await noticed.text());
+  const saidAt = performance.now();
+  await page.getByText('Doors open at seven.').waitFor({ timeout: 5000 });
+  t.comment(`the notice was seen after ${Math.round(performance.now() - saidAt)} ms`);
+
+  await tune({ suspended: false });
+  await page.waitForFunction(() => document.querySelector('#event') !== null, undefined, { timeout: 30_000 });
+  await page.locator('.seat[data-seat="free"]').first().waitFor();
+  await shoot(page, 'seats-phone');
+  await page.setViewportSize({ width: 1280, height: 800 });
+  await page.locator('.seat[data-seat="free"]').nth(4).click();
+  await page.locator('.seat[data-seat="free"]').nth(4).click();
+  await shoot(page, 'seats-desktop');
+  await page
+    .getByRole('button', { name: /^(Hold|Keep|Take|Book)/ })
+    .first()
+    .click();
+  await page.getByRole('button', { name: /^Pay/ }).waitFor();
+  await shoot(page, 'pay-desktop');
+  await page.getByRole('button', { name: /^Pay/ }).click();
+  await page.getByText('You are going!').waitFor({ timeout: 20_000 });
+  await shoot(page, 'confirmed-desktop');
+  const mine = await context.request.get(`${system.base}/v1/orders`);
+  t.match(await mine.json(), { orders: [{ state: 'paid' }] });
+  await eventually(
+    'the session is over',
+    async () => (await context.request.get(`${system.base}/v1/events/demo`)).status() === 429,
+  );
+  await page.goto(`${system.base}/demo/orders`);
+  await page.getByText('You are going!').first().waitFor();
+  t.same(errors, []);
+});
+
+t.test('without JavaScript: join, wait, enter, hold, pay, confirmed', async (t) => {
+  await tune({ suspended: true });
+  const context = await fanContext({ javaScriptEnabled: false });
+  t.teardown(() => context.close());
+  const page = await context.newPage();
+  await page.goto(`${system.base}/demo`);
+  await page.locator('#button').click();
+  await page.getByText('People ahead').waitFor();
+  await shoot(page, 'waiting-without-script');
+  await tune({ suspended: false });
+  await eventually(
+    'the refreshed page offers to enter',
+    async () => {
+      await page.reload();
+      return (await page.locator('#act').getAttribute('value')) === 'enter';
+    },
+    20_000,
+  );
+  await page.locator('#button').click();
+  await page.locator('form.plain button').first().click();
+  await page.getByText('Your seats are kept').waitFor();
+  await shoot(page, 'pay-without-script');
+  await page.getByRole('button', { name: /^Pay/ }).click();
+  await page.getByText('You are going!').waitFor({ timeout: 20_000 });
+  t.pass('confirmed');
+});
+
+t.test('an operator sees the room and tunes it; security staff see a decision and release it', async (t) => {
+  await tune({ suspended: true });
+  const robot = await fetch(`${system.base}/v1/rooms/demo/places`, {
+    method: 'POST',
+    headers: { 'user-agent': 'curl/8.5.0', accept: '*/*' },
+  });
+  t.equal(robot.status, 201);
+  const placed = (await robot.json()) as { state: string; number: number; verdict: string };
+  t.match(placed, { state: 'withheld', verdict: 'challenge' });
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
+  t.teardown(() => context.close());
+  const page = await context.newPage();
+  const errors: string[] = [];
+  page.on('pageerror', (error) => errors.push(error.message));
+  await page.goto(system.admin);
+  await page.locator('input[type="password"], input[name="token"]').first().fill(system.operatorToken);
+  await page.keyboard.press('Enter');
+  await page.getByText('The Long Night').first().waitFor();
+  await shoot(page, 'admin-rooms');
+  await page.goto(`${system.admin}/#/rooms/demo`);
+  await page
+    .getByText(/waiting/i)
+    .first()
+    .waitFor();
+  await page.waitForTimeout(1500);
+  await shoot(page, 'admin-room');
+  const headers = { authorization: `Bearer ${system.operatorToken}` };
+  const { decisions } = (await (
+    await fetch(`${system.admin}/v1/decisions?room=demo`, { headers })
+  ).json()) as { decisions: { decision: string; number: number; reasons: { words: string }[] }[] };
+  const mine = decisions.find((decision) => Number(decision.number) === placed.number);
+  t.match(mine?.reasons[0]?.words, /curl/, 'reasons in words');
+  await page.goto(`${system.admin}/#/security`);
+  await page
+    .getByText(/tool curl/)
+    .first()
+    .waitFor();
+  await shoot(page, 'admin-security');
+  await page
+    .getByRole('button', { name: /release/i })
+    .first()
+    .click();
+  const confirm = page.locator('dialog[open]').getByRole('button', { name: /release/i });
+  if ((await confirm.count()) > 0) await confirm.click();
+  const cookie = (robot.headers.getSetCookie() ?? []).map((text) => text.split(';')[0]).join('; ');
+  await eventually('whoever was released waits like everyone', async () => {
+    const status = await fetch(`${system.base}/v1/rooms/demo/places/me`, {
+      headers: { cookie, 'user-agent': 'curl/8.5.0' },
+    });
+    const now = (await status.json()) as { state: string; number: number; verdict?: string };
+    return now.state === 'waiting' && now.number === placed.number && now.verdict === undefined;
+  });
+  t.same(errors, []);
+});
