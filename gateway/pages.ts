@@ -79,6 +79,13 @@ export const createPageRoutes = (options: {
     body: renderWaitingPage(waiting),
   });
 
+  const finishedStatus = (): PlaceStatus => ({
+    state: 'finished',
+    gate: 'open',
+    serverNowMs: view.redisNowMs(),
+    pollAfterMs: 0,
+  });
+
   /** What this request's place looks like; a visitor without one is told so, never given one. */
   const toldOf = async (
     request: Request,
@@ -92,11 +99,12 @@ export const createPageRoutes = (options: {
     try {
       return await places.status(request, at);
     } catch (error) {
+      if (error instanceof Refusal && error.code === 'place-finished')
+        return { status: finishedStatus(), headers: [] };
       if (
         error instanceof Refusal &&
         [
           'place-missing',
-          'place-finished',
           'token-missing',
           'token-invalid',
           'too-many-requests',

@@ -18,6 +18,9 @@ const lowerBound = (sorted: readonly number[], value: number): number => {
 /** How many stand before `score` (0 = next). */
 export const aheadOf = (snapshot: Snapshot, score: number): number => {
   const { first, between, anchors, ranks, waiting } = snapshot;
+  // Whoever joined after the snapshot stands behind all it knows and those numbered in between. Some of those may be
+  // gone or withheld: this errs on the side of a position that falls.
+  if (score > snapshot.nextNumber) return waiting + snapshot.parked + (score - snapshot.nextNumber - 1);
   const last = first[first.length - 1];
   // Everyone waiting is listed, or the score lies among those listed: count.
   if (last === undefined || first.length === waiting || score <= last)

@@ -241,7 +241,10 @@ t.test(
         shown.set(score, message.ahead);
       }
     }
-    const parked = snapshot({ waiting: 2, first: [10, 20], parkedBefore: 3, between: [15] });
+    const late = snapshot({ waiting: 2, first: [10, 20], nextNumber: 20, parked: 1, parkedBefore: 1 });
+    t.equal(aheadOf(late, 21), 3, 'whoever joins after the snapshot stands behind all it knows');
+    t.equal(aheadOf(late, 24), 6, 'and behind those who joined in between');
+    const parked = snapshot({ nextNumber: 20, waiting: 2, first: [10, 20], parkedBefore: 3, between: [15] });
     t.equal(aheadOf(parked, 10), 3, 'those parked ahead count');
     t.equal(aheadOf(parked, 20), 5);
   },

@@ -28,7 +28,10 @@ export const freePort = (): Promise<number> =>
 /** Connects once; the client tries again by itself, and a second `connect` would leave it with two attempts. */
 const answering = async (client: Redis): Promise<void> => {
   client.connect().catch(() => client.status);
-  await eventually('redis answers', async () => client.status === 'ready' && (await client.ping()) === 'PONG');
+  await eventually(
+    'redis answers',
+    async () => client.status === 'ready' && (await client.ping()) === 'PONG',
+  );
 };
 
 export type TestRedis = {

@@ -13,8 +13,9 @@ import { createSystem, type System } from '../support/system.ts';
 
 t.setTimeout(170_000);
 
-const AGENT =
-  'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36';
+/** What this Chromium would send with a window; headless, it says so, and is asked to show that it is a person. */
+const agentOf = (browser: Browser): string =>
+  `Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/${browser.version().split('.')[0]}.0.0.0 Safari/537.36`;
 const shots = process.env.ANTEROOM_SHOTS;
 const shoot = async (page: Page, name: string): Promise<void> => {
   if (shots !== undefined) await page.screenshot({ path: join(shots, `${name}.png`) });
@@ -32,9 +33,8 @@ t.before(async () => {
 
 const fanContext = (options: object = {}): Promise<BrowserContext> =>
   browser.newContext({
-    userAgent: AGENT,
+    userAgent: agentOf(browser),
     viewport: { width: 390, height: 844 },
-    extraHTTPHeaders: { 'sec-ch-ua': '"Chromium";v="140"' },
     ...options,
   });
 
@@ -92,8 +92,7 @@ t.test('a fan waits, is promoted, holds, pays and sees the confirmation', async 
   await page.locator('.seat[data-seat="free"]').first().waitFor();
   await shoot(page, 'seats-phone');
   await page.setViewportSize({ width: 1280, height: 800 });
-  await page.locator('.seat[data-seat="free"]').nth(4).click();
-  await page.locator('.seat[data-seat="free"]').nth(4).click();
+  for (const offset of [4, 5]) await page.locator(`.seat[data-offset="${offset}"]`).click();
   await shoot(page, 'seats-desktop');
   await page
     .getByRole('button', { name: /^(Hold|Keep|Take|Book)/ })

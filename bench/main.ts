@@ -1,0 +1,36 @@
+// npm run bench -- NAME [--quick]: numbers that can be repeated. Starts what it measures, compares it in the same
+// run, prints a table and writes bench/results/. Margins under 15 % on a shared machine are noise.
+
+import { runGate } from './gate.ts';
+import { runJoin } from './join.ts';
+import { readMachine } from './machine.ts';
+import { publish, type Row } from './report.ts';
+import { runSse } from './sse.ts';
+
+type Run = (quick: boolean) => Promise<{ rows: Row[]; rounds: Row[]; conditions: string[] }>;
+
+const runs: Readonly<Record<string, Run>> = { gate: runGate, join: runJoin, sse: runSse };
+
+const main = async (): Promise<void> => {
+  const given = process.argv.slice(2);
+  const quick = given.includes('--quick');
+  const [name = '', ...more] = given.filter((argument) => argument !== '--quick');
+  const run = Object.hasOwn(runs, name) ? runs[name] : undefined;
+  if (run === undefined || more.length > 0)
+    throw new Error(`usage: npm run bench -- ${Object.keys(runs).join('|')} [--quick]`);
+  const machine = readMachine();
+  const done = await run(quick);
+  publish({
+    name,
+    quick,
+    command: `npm run bench -- ${name}${quick ? ' --quick' : ''}`,
+    at: new Date().toISOString(),
+    machine,
+    ...done,
+  });
+};
+
+main().catch((error: unknown) => {
+  console.error(error instanceof Error ? error.message : String(error));
+  process.exitCode = 1;
+});

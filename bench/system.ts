@@ -1,0 +1,111 @@
+// A whole Anteroom as a child process with a folder and ports of its own, and the raw floor beside it. The bench
+// speaks to both over HTTP and reads their CPU from outside, as an operator would.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const ROOT = fileURLToPath(new URL('../', import.meta.url));
+const READY_MS_MAX = 60_000;
+const STOP_MS_MAX = 20_000;
+
+export type Running = { pid: number; base: string; stop(): Promise<void> };
+export type RunningSystem = Running & { metrics: string };
+
+const freePort = (): Promise<number> =>
+  new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.once('error', reject);
+    probe.listen(0, '127.0.0.1', () => {
+      const address = probe.address();
+      const port = typeof address === 'object' && address !== null ? address.port : 0;
+      probe.close(() => resolve(port));
+    });
+  });
+
+export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Ends a child by its own handle: politely, then for sure. */
+const stopChild = async (child: ChildProcess): Promise<void> => {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), STOP_MS_MAX);
+  await gone;
+  clearTimeout(timer);
+};
+
+/** Settings of this shell must not leak in: a bench measures the defaults and what it sets itself. */
+const cleanEnvironment = (): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(process.env).filter(
+      (entry): entry is [string, string] => entry[1] !== undefined && !entry[0].startsWith('ANTEROOM_'),
+    ),
+  );
+
+export const startSystem = async (settings: Record<string, string> = {}): Promise<RunningSystem> => {
+  const folder = mkdtempSync(join(tmpdir(), 'anteroom-bench-'));
+  const port = {
+    public: await freePort(),
+    admin: await freePort(),
+    booking: await freePort(),
+    sandbox: await freePort(),
+    metrics: await freePort(),
+  };
+  let written = '';
+  const child = spawn(process.execPath, ['--import', 'tsx', 'main.ts'], {
+    cwd: ROOT,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: {
+      ...cleanEnvironment(),
+      ANTEROOM_DATA: folder,
+      ANTEROOM_PORT: String(port.public),
+      ANTEROOM_ADMIN_PORT: String(port.admin),
+      ANTEROOM_BOOKING_PORT: String(port.booking),
+      ANTEROOM_SANDBOX_PORT: String(port.sandbox),
+      ANTEROOM_METRICS_PORT: String(port.metrics),
+      ANTEROOM_LOG_LEVEL: 'warn',
+      ...settings,
+    },
+  });
+  const collect = (chunk: Buffer): void => {
+    written = (written + chunk.toString('utf8')).slice(-4000);
+  };
+  child.stdout.on('data', collect);
+  child.stderr.on('data', collect);
+  const stop = async (): Promise<void> => {
+    await stopChild(child);
+    rmSync(folder, { recursive: true, force: true });
+  };
+  const metrics = `http://127.0.0.1:${port.metrics}`;
+  const until = performance.now() + READY_MS_MAX;
+  for (;;) {
+    const status = await fetch(`${metrics}/ready`).then(
+      (answer) => answer.status,
+      () => 0, // Not listening yet; asked again below until the deadline.
+    );
+    if (status === 200) break;
+    if (child.exitCode !== null || performance.now() > until) {
+      await stop();
+      throw new Error(`the system did not become ready:\n${written}`);
+    }
+    await pause(100);
+  }
+  return { pid: child.pid ?? 0, base: `http://127.0.0.1:${port.public}`, metrics, stop };
+};
+
+export const startFloor = async (): Promise<Running> => {
+  const child = spawn(process.execPath, ['--import', 'tsx', 'bench/floor.ts'], {
+    cwd: ROOT,
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: cleanEnvironment(),
+  });
+  const port = await new Promise<string>((resolve, reject) => {
+    child.stdout.once('data', (chunk: Buffer) => resolve(chunk.toString('utf8').trim()));
+    child.once('exit', (code) => reject(new Error(`the floor ended with ${code}`)));
+  });
+  return { pid: child.pid ?? 0, base: `http://127.0.0.1:${port}`, stop: () => stopChild(child) };
+};
