@@ -8,6 +8,8 @@ import { median, type Row, rounded } from './report.ts';
 
 const STEAL_MAX = 0.05;
 const ROUNDS_KEPT_MIN = 5;
+/** Below this share of a core a server was not the limit: the load was, or other work on the machine. */
+const BUSY_MIN = 0.85;
 
 export type Subject = {
   name: string;
@@ -52,6 +54,9 @@ const runSlice = async (
     redisMicros: (redisCpu / answers) * 1e6,
   };
 };
+
+/** Cores' worth of CPU the server used during a slice. */
+const busyOf = (slice: Slice): number => (slice.perSecond * slice.cpuMicros) / 1e6;
 
 export type RoundOptions = { rounds: number; seconds: number; connections: number };
 export const roundsFor = (quick: boolean): RoundOptions =>
@@ -108,16 +113,23 @@ export const runRounds = async (
       subject: name,
       'requests/s': Math.round(of(name, (slice) => slice.perSecond)),
       'ratio to floor': floor === undefined ? 1 : rounded(ratio((slice) => slice.perSecond)),
+      'core busy': rounded(of(name, busyOf)),
       'µs CPU each': rounded(of(name, (slice) => slice.cpuMicros)),
       'CPU × floor': floor === undefined ? 1 : rounded(ratio((slice) => slice.cpuMicros)),
       'µs Redis each': rounded(of(name, (slice) => slice.redisMicros)),
       'p99 ms': of(name, (slice) => slice.p99Ms),
     };
   });
+  const waiting = subjects.filter(({ name }) => of(name, busyOf) < BUSY_MIN).map(({ name }) => name);
   return {
     rows,
     rounds: all,
     conditions: [
+      ...(waiting.length === 0
+        ? []
+        : [
+            `used less than ${BUSY_MIN} of a core, so the load or other work on the machine was the limit: ${waiting.join('; ')}. Do not quote their requests/s or its ratio; CPU each is what counts`,
+          ]),
       `${kept.length} interleaved rounds of ${options.seconds} s kept, ${dropped} dropped for more than ${STEAL_MAX * 100} % steal`,
       `${options.connections} connections without pipelining; all figures are medians over the rounds`,
     ],

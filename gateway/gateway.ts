@@ -241,7 +241,7 @@ export const createGateway = (options: GatewayOptions): Role => {
           setCookie(names, {
             name: names.session(session.room),
             value: cookie,
-            maxAgeSeconds: Math.max(1, Math.floor((session.expiresAtMs - view.redisNowMs()) / 1000) + 86_400),
+            maxAgeSeconds: Math.max(1, Math.floor((session.expiresAtMs - view.redisNowMs()) / 1000)),
           }),
         ];
 

@@ -68,7 +68,7 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
     return { expiresAtMs: live ? done.expiresAtMs : 0, ended: !live, renewing: false };
   };
 
-  const renewed = async (session: Session, state: Known): Promise<string | undefined> => {
+  const renewed = async (session: Session, state: Known): Promise<Admission> => {
     state.renewing = true;
     try {
       const done = await renew.run(redis, roomKeys(session.room), {
@@ -76,9 +76,10 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
         placeId: session.placeId,
         number: session.number,
       });
-      if (done.outcome !== 'renewed') return undefined;
+      if (done.outcome !== 'renewed') return { outcome: 'admitted', session, cookie: undefined };
       state.expiresAtMs = done.expiresAtMs;
-      return signSession(tokens, { ...session, expiresAtMs: done.expiresAtMs });
+      const longer = { ...session, expiresAtMs: done.expiresAtMs };
+      return { outcome: 'admitted', session: longer, cookie: signSession(tokens, longer) };
     } finally {
       state.renewing = false;
     }
@@ -109,7 +110,7 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
       const left = session.expiresAtMs - nowMs;
       if (sessionRenewal && !state.renewing && left < sessionSeconds * 500 && view.redisUp()) {
         try {
-          return { outcome: 'admitted', session, cookie: await renewed(session, state) };
+          return await renewed(session, state);
         } catch {
           // The session is still good until its expiry; the next request tries again.
           return { outcome: 'admitted', session, cookie: undefined };

@@ -84,7 +84,7 @@ t.test('a fan waits, is promoted, holds, pays and sees the confirmation', async 
   });
   t.ok(noticed.ok, await noticed.text());
   const saidAt = performance.now();
-  await page.getByText('Doors open at seven.').waitFor({ timeout: 5000 });
+  await page.getByText('Doors open at seven.').waitFor({ timeout: 2000 });
   t.comment(`the notice was seen after ${Math.round(performance.now() - saidAt)} ms`);
 
   await tune({ suspended: false });
