@@ -3,6 +3,7 @@
 // is bounded in fans and in time, and goes only to this machine: it must never be a tool against someone's site.
 
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { Agent } from 'node:http';
 import { type CrowdOptions, readCrowdOptions } from './crowd-options.ts';
 import { createFan, type Fan, type FanStream, loopbackAddress } from './fan.ts';
@@ -170,6 +171,8 @@ const lineOf = ({ options, tally }: Crowd, started: number, sinceMs: number): st
 
 const run = async (options: CrowdOptions): Promise<void> => {
   const home = new AbortController();
+  // Every waiting fan listens for the way home; Node takes more than ten for a leak.
+  setMaxListeners(0, home.signal);
   const crowd: Crowd = {
     options,
     tally: createTally(),

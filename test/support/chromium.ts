@@ -5,11 +5,16 @@ import { type Browser, chromium } from 'playwright-core';
 
 const PATHS = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
 
-export const chromiumPath = (): string | undefined => PATHS.find((path) => existsSync(path));
+const chromiumPath = (): string => {
+  const found = PATHS.find((path) => existsSync(path));
+  if (found === undefined)
+    throw new Error('There is no Chromium on this machine; `bash scripts/setup --test` installs it.');
+  return found;
+};
 
 export const launchChromium = (): Promise<Browser> =>
   chromium.launch({
-    executablePath: chromiumPath() ?? PATHS[0]!,
+    executablePath: chromiumPath(),
     args: [
       '--no-sandbox',
       '--disable-gpu',

@@ -16,7 +16,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 
-const setup = fileURLToPath(new URL('../scripts/setup', import.meta.url));
+const setup = fileURLToPath(new URL('../../scripts/setup', import.meta.url));
 const which = (name: string): string =>
   spawnSync('sh', ['-c', `command -v ${name}`])
     .stdout.toString()

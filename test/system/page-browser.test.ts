@@ -3,16 +3,15 @@
 
 import type { Page } from 'playwright-core';
 import t, { type Test } from 'tap';
-import { chromiumPath, launchChromium } from './support/chromium.ts';
-import { eventually } from './support/eventually.ts';
-import { type FakeRoom, fakeView, startFakeRoom, waitingAnswer } from './support/fake-room.ts';
+import { launchChromium } from '../support/chromium.ts';
+import { eventually } from '../support/eventually.ts';
+import { type FakeRoom, fakeView, startFakeRoom, waitingAnswer } from '../support/fake-room.ts';
 
 const JOIN = '/v1/rooms/demo/places';
 const STATUS = '/v1/rooms/demo/places/me';
 const PASS = '/v1/rooms/demo/pass';
 
-const skip = chromiumPath() === undefined && 'there is no Chromium on this machine';
-const browser = skip ? undefined : await launchChromium();
+const browser = await launchChromium();
 t.teardown(() => browser?.close());
 t.setTimeout(120_000);
 
@@ -73,7 +72,7 @@ const told = (page: Page, words: string): Promise<void> =>
 const streaming = (room: FakeRoom): Promise<void> =>
   eventually('the page listens', () => room.openStreams() === 1);
 
-t.test('an open page joins once by itself, and listens', { skip }, async (t) => {
+t.test('an open page joins once by itself, and listens', async (t) => {
   const { room, page } = await openRoom(t, () => {});
   await streaming(room);
   await told(page, 'You are in line');
@@ -84,7 +83,7 @@ t.test('an open page joins once by itself, and listens', { skip }, async (t) => 
   await page.getByText('Live', { exact: true }).waitFor();
 });
 
-t.test('a hidden page joins when somebody looks at it, not before', { skip }, async (t) => {
+t.test('a hidden page joins when somebody looks at it, not before', async (t) => {
   const { room, page, turn } = await openRoom(t, () => {}, { hidden: true });
   await page.waitForLoadState('networkidle');
   t.equal(room.count('POST', JOIN), 0);
@@ -93,7 +92,7 @@ t.test('a hidden page joins when somebody looks at it, not before', { skip }, as
   t.equal(room.count('POST', JOIN), 1);
 });
 
-t.test('the receipt is kept and shown again', { skip }, async (t) => {
+t.test('the receipt is kept and shown again', async (t) => {
   const { room, page } = await openRoom(t, () => {});
   await streaming(room);
   await page.reload();
@@ -104,7 +103,7 @@ t.test('the receipt is kept and shown again', { skip }, async (t) => {
   );
 });
 
-t.test('a receipt that is no longer good is dropped, not insisted on', { skip }, async (t) => {
+t.test('a receipt that is no longer good is dropped, not insisted on', async (t) => {
   const { room, page } = await openRoom(t, () => {});
   await streaming(room);
   room.answers[`POST ${JOIN}`] = { status: 400, body: { code: 'receipt-invalid' } };
@@ -112,7 +111,7 @@ t.test('a receipt that is no longer good is dropped, not insisted on', { skip },
   await eventually('the page joins without it', () => room.seen.at(-1)?.body === '{}');
 });
 
-t.test('a position falls smoothly and never rises without a reason', { skip }, async (t) => {
+t.test('a position falls smoothly and never rises without a reason', async (t) => {
   const { room, page } = await openRoom(t, () => {});
   await streaming(room);
   await page.evaluate(() => {
@@ -151,7 +150,7 @@ t.test('a position falls smoothly and never rises without a reason', { skip }, a
   t.match(await page.locator('#lead').textContent(), /restored after a fault/);
 });
 
-t.test('number and bar move on between updates', { skip }, async (t) => {
+t.test('number and bar move on between updates', async (t) => {
   const { room, page } = await openRoom(t, () => {});
   await streaming(room);
   room.send('position', { position: 1000, ahead: 999, perMinute: 1200, nextMs: 20_000 });
@@ -161,7 +160,7 @@ t.test('number and bar move on between updates', { skip }, async (t) => {
   t.ok((await bigNumber(page)) > 700, 'but never ahead of the measured speed');
 });
 
-t.test('the promoted visible page claims and goes where the fan wanted', { skip }, async (t) => {
+t.test('the promoted visible page claims and goes where the fan wanted', async (t) => {
   const { room, page } = await openRoom(t, (fake) => {
     fake.view = fakeView({ returnTo: '/inside' });
   });
@@ -174,7 +173,7 @@ t.test('the promoted visible page claims and goes where the fan wanted', { skip 
   );
 });
 
-t.test('a hidden page says that it is the turn, and claims only when seen', { skip }, async (t) => {
+t.test('a hidden page says that it is the turn, and claims only when seen', async (t) => {
   const { room, page, turn } = await openRoom(t, (fake) => {
     fake.view = fakeView({ returnTo: '/inside' });
   });
@@ -191,7 +190,7 @@ t.test('a hidden page says that it is the turn, and claims only when seen', { sk
   t.equal(room.count('POST', PASS), 1);
 });
 
-t.test('a claim that finds nobody is repeated until the deadline', { skip }, async (t) => {
+t.test('a claim that finds nobody is repeated until the deadline', async (t) => {
   const { room, page } = await openRoom(t, (fake) => {
     fake.view = fakeView({ returnTo: '/inside' });
     fake.answers[`POST ${PASS}`] = { status: 503, body: { code: 'unavailable' } };
@@ -203,7 +202,7 @@ t.test('a claim that finds nobody is repeated until the deadline', { skip }, asy
   await page.waitForURL('**/inside');
 });
 
-t.test('a missed turn is explained, and the place comes back by an act of the fan', { skip }, async (t) => {
+t.test('a missed turn is explained, and the place comes back by an act of the fan', async (t) => {
   const { room, page } = await openRoom(t, () => {});
   await streaming(room);
   room.send('ended', { reason: 'missed' });
@@ -214,7 +213,7 @@ t.test('a missed turn is explained, and the place comes back by an act of the fa
   t.same(JSON.parse(room.seen.filter(({ path }) => path === JOIN).at(-1)!.body), { receipt: 'receipt-1' });
 });
 
-t.test('leaving asks first, and then leaves', { skip }, async (t) => {
+t.test('leaving asks first, and then leaves', async (t) => {
   const { room, page } = await openRoom(t, () => {});
   await streaming(room);
   await page.getByRole('button', { name: 'Leave the line' }).click();
@@ -227,7 +226,7 @@ t.test('leaving asks first, and then leaves', { skip }, async (t) => {
   t.equal(await page.evaluate(() => document.activeElement?.id), 'headline', 'focus is where the news is');
 });
 
-t.test('where streams do not get through, the page polls', { skip }, async (t) => {
+t.test('where streams do not get through, the page polls', async (t) => {
   const { room, page } = await openRoom(t, (fake) => {
     fake.streams = false;
   });
@@ -237,7 +236,7 @@ t.test('where streams do not get through, the page polls', { skip }, async (t) =
   await page.getByText('Checking every few seconds').waitFor();
 });
 
-t.test('where only events do not get through, the same comes over a WebSocket', { skip }, async (t) => {
+t.test('where only events do not get through, the same comes over a WebSocket', async (t) => {
   const { room, page } = await openRoom(t, (fake) => {
     fake.streams = false;
     fake.sockets = true;
@@ -249,7 +248,7 @@ t.test('where only events do not get through, the same comes over a WebSocket', 
   t.equal(room.count('GET', STATUS), 0);
 });
 
-t.test('a cut stream is opened again, without a second join', { skip }, async (t) => {
+t.test('a cut stream is opened again, without a second join', async (t) => {
   const { room, page } = await openRoom(t, () => {});
   await streaming(room);
   room.send('state', { state: 'waiting', gate: 'open' });
@@ -262,7 +261,7 @@ t.test('a cut stream is opened again, without a second join', { skip }, async (t
   t.equal(room.count('POST', JOIN), 1);
 });
 
-t.test('when the line is out of reach the page stays calm and asks again', { skip }, async (t) => {
+t.test('when the line is out of reach the page stays calm and asks again', async (t) => {
   const { room, page } = await openRoom(t, (fake) => {
     fake.answers[`POST ${JOIN}`] = { status: 503, body: { code: 'unavailable' } };
   });
@@ -271,7 +270,7 @@ t.test('when the line is out of reach the page stays calm and asks again', { ski
   await told(page, 'You are in line');
 });
 
-t.test('a withheld visit stays told so, and hears when it is released', { skip }, async (t) => {
+t.test('a withheld visit stays told so, and hears when it is released', async (t) => {
   const { room, page } = await openRoom(t, (fake) => {
     const body = { state: 'withheld', verdict: 'block', number: 7, pollAfterMs: 100 };
     fake.answers[`POST ${JOIN}`] = { status: 201, body };
@@ -285,7 +284,7 @@ t.test('a withheld visit stays told so, and hears when it is released', { skip }
   await streaming(room);
 });
 
-t.test('a room that is not open yet is joined when it opens', { skip }, async (t) => {
+t.test('a room that is not open yet is joined when it opens', async (t) => {
   const opensAtMs = Date.now() + 1500;
   const { room, page } = await openRoom(t, (fake) => {
     fake.view = fakeView({ state: 'notOpen', opensAtMs });
@@ -298,7 +297,7 @@ t.test('a room that is not open yet is joined when it opens', { skip }, async (t
   t.equal(room.count('POST', JOIN), 2);
 });
 
-t.test('a notice of the operators is shown as text, and taken away', { skip }, async (t) => {
+t.test('a notice of the operators is shown as text, and taken away', async (t) => {
   const { room, page } = await openRoom(t, () => {});
   await streaming(room);
   room.send('notice', { id: 'n1', text: 'Doors <b>open</b> at 7', level: 'warn' });
@@ -308,7 +307,7 @@ t.test('a notice of the operators is shown as text, and taken away', { skip }, a
   await page.getByRole('status').waitFor({ state: 'hidden' });
 });
 
-t.test('without JavaScript the form joins, enters and leaves', { skip }, async (t) => {
+t.test('without JavaScript the form joins, enters and leaves', async (t) => {
   const { room, page } = await openRoom(t, () => {}, { javaScript: false });
   t.equal(room.count('POST', JOIN), 0, 'opening the page joins nothing');
   room.view = fakeView({ state: 'waiting', number: 12345, position: 1234, etaSeconds: [240, 420] });
@@ -330,7 +329,7 @@ t.test('without JavaScript the form joins, enters and leaves', { skip }, async (
   await page.waitForURL('**/inside');
 });
 
-t.test('where motion is not wanted nothing glides', { skip }, async (t) => {
+t.test('where motion is not wanted nothing glides', async (t) => {
   const { room, page } = await openRoom(t, () => {});
   await page.emulateMedia({ reducedMotion: 'reduce' });
   await streaming(room);
@@ -338,6 +337,6 @@ t.test('where motion is not wanted nothing glides', { skip }, async (t) => {
   await eventually('it is set', async () => (await bigNumber(page)) === 1000);
 });
 
-t.test('no page logged an error, so nothing broke the policy', { skip }, async (t) => {
+t.test('no page logged an error, so nothing broke the policy', async (t) => {
   t.same(faults, []);
 });
