@@ -467,6 +467,7 @@ t.test('bad input changes nothing and says which field', async (t) => {
     ['PATCH', '/v1/rooms/demo', { version, title: '\ud800' }, 422, 'settings-invalid'],
     ['PATCH', '/v1/rooms/demo', { version, sale: 0 }, 422, 'settings-invalid'],
     ['PATCH', '/v1/rooms/demo', [], 400, 'bad-json'],
+    ['PATCH', '/v1/rooms/demo', { title: 'x'.repeat(2_000_000) }, 413, 'body-too-large'],
     ['PATCH', '/v1/rooms/nowhere', { version, burst: 1 }, 404, 'room-unknown'],
     ['PATCH', '/v1/rooms/NO', { version, burst: 1 }, 400, 'bad-id'],
     ['POST', '/v1/rooms', {}, 400, 'bad-id'],

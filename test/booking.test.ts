@@ -187,6 +187,7 @@ t.test('bad input is refused with its code and changes nothing', async (t) => {
     ['POST', holds, { key: 'short', body: {} }, 400, 'idempotency-key-missing'],
     ['POST', holds, { key, body: '{' }, 400, 'bad-json'],
     ['POST', holds, { key, body: '[]' }, 400, 'bad-json'],
+    ['POST', holds, { key, body: { section: 'x'.repeat(2_000_000) } }, 413, 'body-too-large'],
     ['POST', holds, { key }, 415, 'wrong-type'],
     ['POST', holds, { key, body: { section: 'attic', count: 1 } }, 400, 'bad-field'],
     ['POST', holds, { key, body: { section: 'stalls' } }, 400, 'bad-field'],
