@@ -189,21 +189,22 @@ export const createBroker = (options: {
         return wheel.schedule(connection, 1000);
     }
   };
-  const lookUpLater = (connection: Connection): void => {
-    lookUp(connection).catch((error: unknown) => {
+  /** The same, and never rejects: when Redis does not answer the fan is told, and it is tried again soon. */
+  const lookUpOrRetry = async (connection: Connection): Promise<void> => {
+    try {
+      await lookUp(connection);
+    } catch (error) {
       log.debug('look-failed', { error: error instanceof Error ? error : String(error) });
       connection.state = 'unknown';
       send(connection, { type: 'state', data: { state: 'unavailable' } });
       if (connection.sink !== undefined) wheel.schedule(connection, 1000 + Math.random() * 1000);
-    });
+    }
   };
 
   const relookRoom = async (room: RoomId): Promise<void> => {
     const held = connections.all().filter((connection) => connection.room === room);
     for (let from = 0; from < held.length && !stopped; from += RELOOK_BATCH)
-      await Promise.allSettled(
-        held.slice(from, from + RELOOK_BATCH).map(async (connection) => lookUpLater(connection)),
-      );
+      await Promise.all(held.slice(from, from + RELOOK_BATCH).map(lookUpOrRetry));
   };
 
   const follower = followStreams({
@@ -248,7 +249,7 @@ export const createBroker = (options: {
           return;
         case 'released':
           for (const placeId of entry.places)
-            for (const connection of connections.ofPlace(room, placeId)) lookUpLater(connection);
+            for (const connection of connections.ofPlace(room, placeId)) void lookUpOrRetry(connection);
           return;
         case 'notice':
           for (const connection of connections.all())
@@ -321,7 +322,8 @@ export const createBroker = (options: {
   const due = (connection: Connection): void => {
     switch (connection.state) {
       case 'unknown':
-        return lookUpLater(connection);
+        void lookUpOrRetry(connection);
+        return;
       case 'waiting':
       case 'parked':
       case 'withheld':
@@ -381,7 +383,7 @@ export const createBroker = (options: {
     metrics.set('streams_open', {}, connections.all().length);
     const notice = view.of(connection.room)?.notice;
     if (notice !== undefined && notice.text !== '') send(connection, { type: 'notice', data: notice });
-    lookUpLater(connection);
+    void lookUpOrRetry(connection);
   };
   const closed = (connection: Connection): void => {
     connection.sink = undefined;

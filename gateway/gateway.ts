@@ -316,12 +316,16 @@ export const createGateway = (options: GatewayOptions): Role => {
         metrics.inc('proxied_total', { outcome: done.answer.status >= 500 ? 'error' : 'ok' });
         if (done.endSession && session !== undefined) {
           sessions.ended(session.room, session);
-          await end.run(redis, roomKeys(session.room), {
-            nowMs: '',
-            placeId: session.placeId,
-            number: session.number,
-            reason: 'origin',
-          });
+          // The origin has answered already: its answer goes out, whatever becomes of the slot.
+          try {
+            const { placeId, number } = session;
+            await end.run(redis, roomKeys(session.room), { nowMs: '', placeId, number, reason: 'origin' });
+          } catch (error) {
+            log.warn('end-not-written', {
+              room: session.room,
+              error: error instanceof Error ? error : String(error),
+            });
+          }
         }
         return done.answer;
       }

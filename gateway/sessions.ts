@@ -24,7 +24,7 @@ export type Sessions = {
   forget(): void;
 };
 
-type Known = { expiresAtMs: number; ended: boolean; renewing: boolean };
+type Known = { ended: boolean; renewing: boolean };
 
 /** Two generations of this size; when the newer is full, the older is dropped and asked for again. */
 const GENERATION_MAX = 100_000;
@@ -65,7 +65,7 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
     });
     if (done.outcome === 'unknown') throw new Refusal('room-recovering');
     const live = done.outcome === 'active' || done.outcome === 'adopted';
-    return { expiresAtMs: live ? done.expiresAtMs : 0, ended: !live, renewing: false };
+    return { ended: !live, renewing: false };
   };
 
   const renewed = async (session: Session, state: Known): Promise<Admission> => {
@@ -77,7 +77,6 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
         number: session.number,
       });
       if (done.outcome !== 'renewed') return { outcome: 'admitted', session, cookie: undefined };
-      state.expiresAtMs = done.expiresAtMs;
       const longer = { ...session, expiresAtMs: done.expiresAtMs };
       return { outcome: 'admitted', session: longer, cookie: signSession(tokens, longer) };
     } finally {
@@ -122,7 +121,7 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
       const key = keyOf(room, visit);
       const state = known(key);
       if (state !== undefined) state.ended = true;
-      else remember(key, { expiresAtMs: 0, ended: true, renewing: false });
+      else remember(key, { ended: true, renewing: false });
     },
     forget() {
       newer = new Map();
