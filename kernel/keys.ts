@@ -78,6 +78,13 @@ export const keyTable = {
     life: 'trimmed to ~20,000 records',
     holds: 'promotions, ends, misses, notices, changes of settings',
   },
+  joins: {
+    name: 'ar:{r}:joins',
+    type: 'stream',
+    owner: 'lua/room',
+    life: 'trimmed to ~10,000 records',
+    holds: 'who was given which number and when, for the ledger of the sale',
+  },
   snapshot: {
     name: 'ar:{r}:snapshot',
     type: 'string',
@@ -141,6 +148,7 @@ export type RoomKeyName =
   | 'finished'
   | 'here'
   | 'entries'
+  | 'joins'
   | 'snapshot'
   | 'decisions';
 export type BookingKeyName = 'seats' | 'holds' | 'expiries' | 'holders';

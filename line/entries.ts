@@ -2,7 +2,16 @@
 
 import { type PlaceId, parsePlaceId } from '../kernel/ids.ts';
 
-export type Visit = { placeId: PlaceId; number: number };
+/** A visit; `score` is there where it is not the number (a draw). */
+export type Visit = { placeId: PlaceId; number: number; score?: number };
+/** The limits that hold from a record on, so that a reader of the stream alone can recompute admission. */
+export type Limits = {
+  newUsersPerMinute: number;
+  effectiveBurst: number;
+  totalActiveUsers: number;
+  sale: number;
+  queueingMethod: string;
+};
 export type EntryRecord =
   | { kind: 'promoted'; atMs: number; deadlineMs: number; visits: Visit[]; parked: PlaceId[] }
   | { kind: 'missed'; atMs: number; visits: Visit[]; finished: Visit[] }
@@ -10,8 +19,15 @@ export type EntryRecord =
   | { kind: 'left'; atMs: number; visits: Visit[]; state: string }
   | { kind: 'released'; atMs: number; places: PlaceId[] }
   | { kind: 'notice'; atMs: number; id: string; text: string; level: string }
-  | { kind: 'settings'; atMs: number; version: number }
-  | { kind: 'recovering'; atMs: number; untilMs: number };
+  /** `isNewSale`: the sale number was raised, and nobody of the old sale has a place. */
+  | { kind: 'settings'; atMs: number; version: number; isNewSale: boolean; limits: Limits }
+  | { kind: 'recovering'; atMs: number; untilMs: number; head: number; limits: Limits }
+  /** A session signed before Redis lost its data was taken back. */
+  | { kind: 'adopted'; atMs: number; visits: Visit[] }
+  /** A session was given to another browser of its visitor: cookies with a lower serial are worth nothing. */
+  | { kind: 'superseded'; atMs: number; visits: Visit[]; serial: number }
+  /** The sale is over and the line is gone. */
+  | { kind: 'over'; atMs: number };
 
 const placesIn = (text: string | undefined): PlaceId[] =>
   (text ?? '')
@@ -22,12 +38,25 @@ const placesIn = (text: string | undefined): PlaceId[] =>
 const visitsIn = (text: string | undefined): Visit[] => {
   const visits: Visit[] = [];
   for (const part of (text ?? '').split(',')) {
-    const [place, number] = part.split(' ');
+    const [place, number, score] = part.split(' ');
     const placeId = parsePlaceId(place);
-    if (placeId !== undefined) visits.push({ placeId, number: Number(number) });
+    if (placeId === undefined) continue;
+    visits.push({
+      placeId,
+      number: Number(number),
+      ...(score === undefined ? {} : { score: Number(score) }),
+    });
   }
   return visits;
 };
+
+const limitsIn = (fields: ReadonlyMap<string, string>): Limits => ({
+  newUsersPerMinute: Number(fields.get('newUsersPerMinute')),
+  effectiveBurst: Number(fields.get('effectiveBurst')),
+  totalActiveUsers: Number(fields.get('totalActiveUsers')),
+  sale: Number(fields.get('sale')),
+  queueingMethod: fields.get('queueingMethod') ?? 'fifo',
+});
 
 /** One record from its flat fields; undefined for a kind this version does not know. */
 export const parseEntry = (flat: readonly string[]): EntryRecord | undefined => {
@@ -62,9 +91,27 @@ export const parseEntry = (flat: readonly string[]): EntryRecord | undefined => 
         level: fields.get('level') ?? '',
       };
     case 'settings':
-      return { kind, atMs, version: Number(fields.get('version')) };
+      return {
+        kind,
+        atMs,
+        version: Number(fields.get('version')),
+        isNewSale: fields.get('isNewSale') === '1',
+        limits: limitsIn(fields),
+      };
     case 'recovering':
-      return { kind, atMs, untilMs: Number(fields.get('untilMs')) };
+      return {
+        kind,
+        atMs,
+        untilMs: Number(fields.get('untilMs')),
+        head: Number(fields.get('head')),
+        limits: limitsIn(fields),
+      };
+    case 'adopted':
+      return { kind, atMs, visits };
+    case 'superseded':
+      return { kind, atMs, visits, serial: Number(fields.get('serial')) };
+    case 'over':
+      return { kind, atMs };
     default:
       return undefined;
   }

@@ -16,6 +16,7 @@ const names = [
   'finished',
   'here',
   'entries',
+  'joins',
   'snapshot',
   'decisions',
 ] as const satisfies readonly RoomKeyName[];

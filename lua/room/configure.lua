@@ -24,7 +24,9 @@ local burst = settings.burst > 0 and settings.burst or math.max(1, math.ceil(set
 local tokens = burst * 60000
 if f[1] then tokens = math.min(tokens, tonumber(f[2]) + math.max(0, now - tonumber(f[3])) * tonumber(f[4])) end
 redis.call('HSET', roomKey, 'version', version, 'settings', settingsJson, 'effectiveBurst', burst, 'tokens', tokens, 'tokensAt', now)
-redis.call('XADD', entriesKey, '*', 'kind', 'settings', 'atMs', now, 'version', version)
+redis.call('XADD', entriesKey, '*', 'kind', 'settings', 'atMs', now, 'version', version, 'isNewSale', 0,
+  'newUsersPerMinute', settings.newUsersPerMinute, 'effectiveBurst', burst, 'totalActiveUsers', settings.totalActiveUsers,
+  'sale', settings.sale, 'queueingMethod', settings.queueingMethod)
 if f[1] then return { 'configured' } end
 redis.call('HSET', roomKey, 'epoch', now, 'head', -1099511627777, 'nextNumber', 0, 'recoveringUntil', 0)
 return { 'created', now }

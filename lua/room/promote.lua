@@ -44,10 +44,11 @@ for i = 1, #head, 2 do
     parked[#parked + 1], parked[#parked + 2], parkedIds[#parkedIds + 1] = head[i + 1], placeId, placeId
   else
     local entry = redis.call('HGET', placesKey, placeId) or string.format('%d %d 0 0', score, score)
-    local number = string.match(entry, '^%d+')
+    local number = tonumber(string.match(entry, '^%d+'))
     redis.call('HSET', placesKey, placeId, entry)
     entered[#entered + 1], entered[#entered + 2] = deadline, placeId
-    visits[#visits + 1], ids[#ids + 1] = placeId .. ' ' .. number, placeId
+    local visit = string.format(number == score and '%s %d' or '%s %d %d', placeId, number, score)
+    visits[#visits + 1], ids[#ids + 1] = visit, placeId
   end
 end
 redis.call('ZREM', lineKey, unpack(gone))

@@ -25,5 +25,7 @@ local untilMs = now + recoverySeconds * 1000
 redis.call('HSET', roomKey, 'version', version, 'settings', settingsJson, 'effectiveBurst', burst, 'tokens', 0,
   'tokensAt', now, 'epoch', now, 'head', head, 'nextNumber', nextNumber + 1000000, 'recoveringUntil', untilMs)
 if remembered == '0' then redis.call('HSET', roomKey, 'suspended', 1) end
-redis.call('XADD', entriesKey, '*', 'kind', 'recovering', 'atMs', now, 'untilMs', untilMs)
+redis.call('XADD', entriesKey, '*', 'kind', 'recovering', 'atMs', now, 'untilMs', untilMs, 'head', head,
+  'newUsersPerMinute', settings.newUsersPerMinute, 'effectiveBurst', burst, 'totalActiveUsers', settings.totalActiveUsers,
+  'sale', settings.sale, 'queueingMethod', settings.queueingMethod)
 return { 'recovered', now, untilMs }
