@@ -14,9 +14,17 @@ import { type Bucket, bucketOf, type Taken, take } from '../lua/limit.ts';
 
 export type LimitOutcome = { outcome: 'taken' } | { outcome: 'refused'; retryAfterMs: number };
 
+/** `cost` is in requests, at least 1. */
+export type LimitedRequest = { address: string; visitorId?: string; cost: number };
+
+/** Neither throws. Where a request is first shed and then counted, both are called, in this order. */
 export type Limits = {
-  /** `cost` is in requests, at least 1. Never throws. */
-  take(request: { address: string; visitorId?: string; cost: number }): Promise<LimitOutcome>;
+  /** The local limiters: sheds a flood before anything else is done for it, without a word to Redis. */
+  shed(request: LimitedRequest): LimitOutcome;
+  /** The limits shared by all processes. */
+  count(request: LimitedRequest): Promise<LimitOutcome>;
+  /** Both. */
+  take(request: LimitedRequest): Promise<LimitOutcome>;
 };
 
 /** How many households of a /48 may be as busy as one is allowed to be. */
@@ -111,30 +119,37 @@ export const createLimits = (options: {
     );
   };
 
-  return {
-    async take({ address, visitorId, cost }) {
-      const nowMs = clock.monotonicMs();
-      const prefix = addressPrefix(address, { v4: 32, v6: 64 });
-      const wide = addressPrefix(address, { v4: 32, v6: 48 });
-      // The visitor first at each stage: one who floods must not use up what their neighbours share.
+  const shed: Limits['shed'] = ({ address, visitorId, cost }) => {
+    const nowMs = clock.monotonicMs();
+    // The visitor first at each stage: one who floods must not use up what their neighbours share.
+    if (visitorId !== undefined) {
+      const own = localVisitors.take(visitorId, cost, nowMs);
+      if (own.outcome === 'refused') return refusedBy('local', own.retryAfterMs);
+    }
+    const local = localAddresses.take(addressPrefix(address, { v4: 32, v6: 64 }), cost, nowMs);
+    return local.outcome === 'refused' ? refusedBy('local', local.retryAfterMs) : local;
+  };
+  const count: Limits['count'] = async ({ address, visitorId, cost }) => {
+    try {
       if (visitorId !== undefined) {
-        const own = localVisitors.take(visitorId, cost, nowMs);
-        if (own.outcome === 'refused') return refusedBy('local', own.retryAfterMs);
+        const taken = await takeVisitor(visitorId, cost);
+        if (taken.outcome === 'refused') return refusedBy('visitor', taken.retryAfterMs);
       }
-      const local = localAddresses.take(prefix, cost, nowMs);
-      if (local.outcome === 'refused') return refusedBy('local', local.retryAfterMs);
-      try {
-        if (visitorId !== undefined) {
-          const taken = await takeVisitor(visitorId, cost);
-          if (taken.outcome === 'refused') return refusedBy('visitor', taken.retryAfterMs);
-        }
-        const taken = await takeAddress(prefix, wide, cost);
-        if (taken.outcome === 'refused') return refusedBy('address', taken.retryAfterMs);
-      } catch {
-        // Redis is slow or gone: the local limiters have counted this request already, and they decide alone.
-        metrics.inc('limits_local_total', {});
-      }
-      return { outcome: 'taken' };
+      const prefix = addressPrefix(address, { v4: 32, v6: 64 });
+      const taken = await takeAddress(prefix, addressPrefix(address, { v4: 32, v6: 48 }), cost);
+      if (taken.outcome === 'refused') return refusedBy('address', taken.retryAfterMs);
+    } catch {
+      // Redis is slow or gone: the local limiters have counted this request already, and they decide alone.
+      metrics.inc('limits_local_total', {});
+    }
+    return { outcome: 'taken' };
+  };
+  return {
+    shed,
+    count,
+    async take(request) {
+      const local = shed(request);
+      return local.outcome === 'refused' ? local : count(request);
     },
   };
 };

@@ -24,10 +24,11 @@ import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
 import { type CookieNames, drawScore, drawSeed, signVisitor } from '../line/visitor.ts';
 import type { HeldPlace } from '../lua/room.ts';
-import { adopt, claim, here, join, type Looked, leave, look, restore, roomKeys } from '../lua/room.ts';
+import { adopt, claim, here, type Looked, leave, look, restore, roomKeys } from '../lua/room.ts';
 import { clearRoomCookies, setCookie } from './cookies.ts';
+import { createJoining } from './joining.ts';
 import type { Judge } from './judging.ts';
-import type { Limits } from './limits.ts';
+import type { LimitOutcome, Limits } from './limits.ts';
 
 export type Header = readonly [name: string, value: string];
 
@@ -67,7 +68,7 @@ export type Places = {
 const YEAR_SECONDS = 31_536_000;
 
 export const createPlaces = (options: {
-  config: Pick<Config, 'lineMax' | 'withheldMax' | 'visitorDays'>;
+  config: Pick<Config, 'lineMax' | 'withheldMax' | 'joinsMax' | 'joinBatchMs' | 'visitorDays'>;
   redis: Redis;
   view: View;
   tokens: Tokens;
@@ -79,6 +80,7 @@ export const createPlaces = (options: {
 }): Places => {
   const { config, redis, view, tokens, identifier, names, limits, judge, metrics } = options;
   const drawKey = tokens.derive('draw');
+  const joining = createJoining({ config, redis });
 
   const roomOf = (request: Request): At => {
     const room = parseRoomId(request.params.room);
@@ -88,15 +90,12 @@ export const createPlaces = (options: {
     return { room, snapshot };
   };
 
-  const limit = async (request: Request, visitor: string | undefined, cost: number): Promise<void> => {
-    const taken = await limits.take({
-      address: request.address,
-      ...(visitor === undefined ? {} : { visitorId: visitor }),
-      cost,
-    });
+  const unlessRefused = (taken: LimitOutcome): void => {
     if (taken.outcome === 'refused')
       throw new Refusal('too-many-requests', { extra: { retryAfterMs: taken.retryAfterMs } });
   };
+  const limit = async (request: Request, visitor: string, cost: number): Promise<void> =>
+    unlessRefused(await limits.take({ address: request.address, visitorId: visitor, cost }));
 
   const visitorCookie = (identity: Identity): Header[] =>
     identity.renewCookie
@@ -200,22 +199,21 @@ export const createPlaces = (options: {
     roomOf,
 
     async join(request, { room, snapshot }, given) {
-      await limit(request, undefined, 1);
+      const { address } = request;
+      unlessRefused(limits.shed({ address, cost: 1 }));
       const receipt = givenReceipt(room, snapshot, given.receipt);
       const identity = await identifier.identify(request, room, snapshot, receipt);
-      await limit(request, identity.visitor, 1);
+      // A visitor made up a moment ago has asked for nothing yet: only the address counts.
+      const visitorId = identity.isNew ? {} : { visitorId: identity.visitor };
+      unlessRefused(await limits.count({ address, ...visitorId, cost: 1 }));
       if (identity.receipt !== undefined && identity.looked?.outcome !== 'held')
         await restoreFrom(room, identity.receipt);
       const decision = judge.decide(request, room);
       const joined = await orUnavailable(
-        join.run(redis, roomKeys(room), {
-          nowMs: '',
-          sale: snapshot.settings.sale,
+        joining.join(room, snapshot.settings.sale, {
           placeId: identity.placeId,
           drawScore: drawOf(room, snapshot, identity),
           verdict: decision.verdict,
-          lineMax: config.lineMax,
-          withheldMax: config.withheldMax,
         }),
       );
       metrics.inc('joins_total', { room, outcome: joined.outcome });

@@ -209,6 +209,22 @@ export const configTable = {
     5_000_000,
     'Most withheld places in one room; the oldest go first.',
   ),
+  joinBatchMs: integer(
+    'ANTEROOM_JOIN_BATCH_MS',
+    'ms',
+    2,
+    0,
+    50,
+    'Joins that arrive within this time go to Redis in one call of at most 128.',
+  ),
+  joinsMax: integer(
+    'ANTEROOM_JOINS_MAX',
+    'records',
+    10_000,
+    0,
+    1_000_000,
+    'Length of the stream of joins kept in Redis until the ledger has written them, at most 128 joins a record; 0 keeps none.',
+  ),
   entriesMax: integer(
     'ANTEROOM_ENTRIES_MAX',
     'records',

@@ -13,6 +13,8 @@ import { type CookieNames, newVisitor, placeIdOf, readVisitor, userVisitor } fro
 
 export type Identity = {
   visitor: VisitorId;
+  /** The request showed nobody: this visitor was made up for it. */
+  isNew: boolean;
   /** The visitor cookie is missing or older than a day: set it. */
   renewCookie: boolean;
   placeId: PlaceId;
@@ -72,12 +74,14 @@ export const createIdentifier = (options: {
       const receipt = usable(given) ?? usable(fromCookie);
 
       const visitor = user ?? cookie?.visitor ?? newVisitor();
+      const isNew = user === undefined && cookie === undefined;
       const renewCookie = user === undefined && (cookie === undefined || cookie.stale);
       const own = placeIdOf(salt, { room, sale, visitor });
       // In a room that asks for a verified user, only that user's own place counts.
       if (identity === 'required')
         return {
           visitor,
+          isNew,
           renewCookie,
           placeId: own,
           receipt: receipt?.placeId === own ? receipt : undefined,
@@ -102,6 +106,7 @@ export const createIdentifier = (options: {
       }
       return {
         visitor,
+        isNew,
         renewCookie,
         placeId,
         receipt: receipt?.placeId === placeId ? receipt : undefined,

@@ -3,7 +3,7 @@
 
 import type { RoomId } from '../kernel/ids.ts';
 import { type RoomKeyName, roomKey } from '../kernel/keys.ts';
-import { type Reply, script } from './script.ts';
+import { type Reply, script, UnknownOutcome } from './script.ts';
 
 const names = [
   'room',
@@ -57,44 +57,60 @@ const idsAt = (reply: Reply, index: number): string[] =>
 type Unknown = { outcome: 'unknown' };
 type OtherSale = { outcome: 'otherSale'; sale: number };
 
-export type Joined =
-  | Unknown
-  | OtherSale
+/** What became of one visitor of a batch. */
+export type JoinOutcome =
   | ({ outcome: 'held' } & HeldPlace)
   | { outcome: 'recovering'; untilMs: number }
   | { outcome: 'closed' }
   | { outcome: 'notOpen'; opensAtMs: number }
   | { outcome: 'full' }
   | ({ outcome: 'joined' } & HeldPlace);
+export type Joined = Unknown | OtherSale | { outcome: 'answered'; each: JoinOutcome[] };
+
+/** `at` is one outcome of join: its word, then what the header of join.lua says follows it. */
+const joinOutcome = (at: Reply, epoch: number): JoinOutcome => {
+  const [word] = at;
+  switch (word) {
+    case 'held':
+    case 'joined':
+      return {
+        outcome: word,
+        state: stateAt(at, 1),
+        number: count(at, 2),
+        score: count(at, 3),
+        untilMs: word === 'held' ? count(at, 4) : 0,
+        epoch,
+        missed: false,
+      };
+    case 'recovering':
+      return { outcome: word, untilMs: count(at, 1) };
+    case 'notOpen':
+      return { outcome: word, opensAtMs: count(at, 1) };
+    case 'closed':
+    case 'full':
+      return { outcome: word };
+    default:
+      throw new UnknownOutcome('room.join', word);
+  }
+};
+
+export const JOIN_BATCH_MAX = 128;
 
 export const join = script({
   name: 'room.join',
-  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'here'],
-  args: ['nowMs', 'sale', 'placeId', 'drawScore', 'verdict', 'lineMax', 'withheldMax'],
-  outcomes: ['unknown', 'otherSale', 'held', 'recovering', 'closed', 'notOpen', 'full', 'joined'],
+  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'here', 'joins'],
+  args: ['nowMs', 'sale', 'lineMax', 'withheldMax', 'joinsMax', '...visitors'],
+  outcomes: ['unknown', 'otherSale', 'answered'],
   read: (reply): Joined => {
     switch (reply[0]) {
       case 'otherSale':
         return { outcome: 'otherSale', sale: count(reply, 1) };
-      case 'held':
-        return { outcome: 'held', ...heldOf(reply) };
-      case 'recovering':
-        return { outcome: 'recovering', untilMs: count(reply, 1) };
-      case 'notOpen':
-        return { outcome: 'notOpen', opensAtMs: count(reply, 1) };
-      case 'joined':
-        return {
-          outcome: 'joined',
-          state: stateAt(reply, 1),
-          number: count(reply, 2),
-          score: count(reply, 3),
-          untilMs: 0,
-          epoch: count(reply, 4),
-          missed: false,
-        };
-      case 'closed':
-      case 'full':
-        return { outcome: reply[0] };
+      case 'answered': {
+        const epoch = count(reply, 1);
+        // The script answers a list of lists here, each with a word at its head.
+        const each = (reply[2] as Reply[]).map((at) => joinOutcome(at, epoch));
+        return { outcome: 'answered', each };
+      }
       default:
         return { outcome: 'unknown' };
     }

@@ -16,9 +16,10 @@ import { createSql, type Sql } from '../kernel/sql.ts';
 import { createTokens, generateKey, parseKeys } from '../kernel/token.ts';
 import { createRoomStore, ensureRoom, syncRooms } from '../line/rooms.ts';
 import { defaultSettings } from '../line/settings.ts';
-import { join as joinLine, roomKeys } from '../lua/room.ts';
+import { roomKeys } from '../lua/room.ts';
 import { openStream } from './support/client.ts';
 import { eventually } from './support/eventually.ts';
+import { joinOne } from './support/join.ts';
 import { startRedis, type TestRedis } from './support/redis.ts';
 
 type Got = { status: number; headers: Headers; text: string; body: Record<string, unknown> };
@@ -294,15 +295,7 @@ t.test('a notice reaches the entry stream and the live numbers; an empty one tak
 
 const withhold = async (name: string) => {
   const placeId = name.padEnd(16, '_');
-  const joined = await joinLine.run(server.client, roomKeys(ROOM), {
-    nowMs: '',
-    sale: 1,
-    placeId,
-    drawScore: '',
-    verdict: 'block',
-    lineMax: 1000,
-    withheldMax: 1000,
-  });
+  const joined = await joinOne(server.client, roomKeys(ROOM), { nowMs: '', placeId, verdict: 'block' });
   if (joined.outcome !== 'joined') throw new Error(joined.outcome);
   await server.client.xadd(
     roomKeys(ROOM).decisions,
@@ -363,15 +356,7 @@ t.test('the live numbers are at most about a second old and count from the sets'
   });
   t.equal(stream.answered, 200);
   const waiting = await server.client.zcard(roomKeys(ROOM).line);
-  await joinLine.run(server.client, roomKeys(ROOM), {
-    nowMs: '',
-    sale: 1,
-    placeId: 'newcomer________',
-    drawScore: '',
-    verdict: 'allow',
-    lineMax: 1000,
-    withheldMax: 1000,
-  });
+  await joinOne(server.client, roomKeys(ROOM), { nowMs: '', placeId: 'newcomer________' });
   const begun = performance.now();
   for await (const { event, data } of stream) {
     if (event !== 'live') continue;

@@ -8,6 +8,7 @@ import type { Redis } from '../kernel/redis.ts';
 import { parseEntry } from '../line/entries.ts';
 import { defaultSettings } from '../line/settings.ts';
 import * as scripts from '../lua/room.ts';
+import { joinOne } from './support/join.ts';
 import { LineModel, type ModelPlace } from './support/line-model.ts';
 import { random } from './support/random.ts';
 import { startRedis } from './support/redis.ts';
@@ -126,14 +127,10 @@ const walk = async (redis: Redis, seed: number): Promise<void> => {
     switch (operation) {
       case 'join':
       case 'withhold': {
-        const done = await scripts.join.run(redis, keys, {
+        const done = await joinOne(redis, keys, {
           nowMs,
-          sale: 1,
           placeId,
-          drawScore: '',
           verdict: operation === 'join' ? 'allow' : 'block',
-          lineMax: 1000,
-          withheldMax: 1000,
         });
         said = 'number' in done ? `${done.outcome} ${done.state} ${done.number}` : done.outcome;
         due = model.join(placeId, operation === 'join', nowMs);

@@ -7,6 +7,7 @@ import { defaultSettings, type Settings } from '../line/settings.ts';
 import { parseSnapshot } from '../line/snapshot.ts';
 import * as scripts from '../lua/room.ts';
 import { UnknownOutcome } from '../lua/script.ts';
+import { joinOne } from './support/join.ts';
 import { random } from './support/random.ts';
 import { startRedis, type TestRedis } from './support/redis.ts';
 
@@ -46,7 +47,7 @@ const open = async (over: Partial<Settings> = {}) => {
       withheldMax?: number;
     } = {},
   ) =>
-    scripts.join.run(redis, keys, {
+    joinOne(redis, keys, {
       nowMs: options.nowMs ?? T0,
       sale: options.sale ?? 1,
       placeId: place(name),
@@ -78,15 +79,7 @@ t.test('Q10: a room that is not there answers unknown to everything, and lets no
   const keys = scripts.roomKeys(parseRoomId('nowhere')!);
   const placeId = place('x');
   const answers = await Promise.all([
-    scripts.join.run(redis, keys, {
-      nowMs: '',
-      sale: 1,
-      placeId,
-      drawScore: '',
-      verdict: 'allow',
-      lineMax: 1,
-      withheldMax: 1,
-    }),
+    joinOne(redis, keys, { nowMs: '', placeId }),
     scripts.look.run(redis, keys, { placeId }),
     scripts.here.run(redis, keys, { nowMs: '', placeIds: [placeId] }),
     scripts.promote.run(redis, keys, { nowMs: '', promoteMax: 1, examineMax: 1 }),

@@ -1,59 +1,70 @@
--- room.join: gives a visitor a place at the back of the line, or says which place the visitor holds. A parked
--- place returns with its score: joining is an act of its owner. A verdict other than allow stands in withheld.
--- KEYS: room line parked withheld promoted active places here
--- ARGV: nowMs(ms, '' = Redis TIME) sale placeId drawScore(or '') verdict lineMax(places) withheldMax(places)
--- Returns: unknown | otherSale <sale> | held <state> <number> <score> <untilMs> <epoch> | recovering <untilMs> | closed | notOpen <opensAt> | full | joined <state> <number> <score> <epoch>
--- Cost: O(log n), at most 16 commands
+-- room.join: gives each visitor of a batch a place at the back of the line, in the order of the batch, or says which
+-- place the visitor holds. One outcome a visitor: held <state> <number> <score> <untilMs>, recovering <untilMs>,
+-- closed, notOpen <opensAt>, full, joined <state> <number> <score>. A parked place returns with its score: joining
+-- is an act of its owner. A verdict other than allow stands in withheld. Whoever stands twice in a batch gets the
+-- same place twice. The ledger's stream gets one record a batch.
+-- KEYS: room line parked withheld promoted active places here joins
+-- ARGV: nowMs(ms, '' = Redis TIME) sale lineMax(places) withheldMax(places) joinsMax(records, 0 = none) ...visitors(placeId, drawScore or '', verdict)
+-- Returns: unknown | otherSale <sale> | answered <epoch> <outcomes>
+-- Cost: O(k log n) for k visitors, at most 20 commands and 2 a returning place; the caller sends at most 128
 local roomKey, lineKey, parkedKey, withheldKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local promotedKey, activeKey, placesKey, hereKey = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local nowArg, saleArg, placeId, drawScore = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local verdict, lineMax, withheldMax = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local promotedKey, activeKey, placesKey, hereKey, joinsKey = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local nowArg, saleArg, lineMax, withheldMax, joinsMax = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local ids, draws, verdicts = {}, {}, {}
+for i = 6, #ARGV, 3 do ids[#ids + 1], draws[#ids + 1], verdicts[#ids + 1] = ARGV[i], ARGV[i + 1], ARGV[i + 2] end
 
 local f = redis.call('HMGET', roomKey, 'sale', 'epoch', 'recoveringUntil', 'closesAt', 'queueingMethod',
-  'opensAt', 'prequeueStartsAt', 'shuffleAtOpen', 'nearScore')
+  'opensAt', 'prequeueStartsAt', 'shuffleAtOpen', 'nearScore', 'nextNumber')
 if not f[1] then return { 'unknown' } end
 if f[1] ~= saleArg then return { 'otherSale', tonumber(f[1]) } end
 local time = redis.call('TIME')
 local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
-local epoch = tonumber(f[2])
-
-local entry = redis.call('HGET', placesKey, placeId)
-local number, score
-if entry then
-  number, score = string.match(entry, '^(%d+) (%-?%d+)')
-  number, score = tonumber(number), tonumber(score)
-end
-local untilMs = redis.call('ZSCORE', activeKey, placeId)
-if untilMs then return { 'held', 'active', number, score, tonumber(untilMs), epoch } end
-untilMs = redis.call('ZSCORE', promotedKey, placeId)
-if untilMs then return { 'held', 'promoted', number, score, tonumber(untilMs), epoch } end
-local held = tonumber(redis.call('ZSCORE', lineKey, placeId) or redis.call('ZSCORE', parkedKey, placeId))
-if held then
-  if redis.call('ZREM', parkedKey, placeId) == 1 then redis.call('ZADD', lineKey, held, placeId) end
-  redis.call('ZADD', hereKey, now, placeId)
-  return { 'held', 'waiting', number or held, held, 0, epoch }
-end
-held = tonumber(redis.call('ZSCORE', withheldKey, placeId))
-if held then return { 'held', 'withheld', number or held, held, 0, epoch } end
-
 local opensAt, closesAt, prequeueAt = tonumber(f[6]), tonumber(f[4]), tonumber(f[7])
-if now < tonumber(f[3]) then return { 'recovering', tonumber(f[3]) } end
-if f[5] == 'reject' or (closesAt > 0 and now >= closesAt) then return { 'closed' } end
-local beforeOpening = now < opensAt
-if beforeOpening and (prequeueAt == 0 or now < prequeueAt) then return { 'notOpen', opensAt } end
-if redis.call('ZCARD', lineKey) >= lineMax then return { 'full' } end
+local refused = now < tonumber(f[3]) and { 'recovering', tonumber(f[3]) }
+  or (f[5] == 'reject' or (closesAt > 0 and now >= closesAt)) and { 'closed' }
+  or now < opensAt and (prequeueAt == 0 or now < prequeueAt) and { 'notOpen', opensAt }
 
-number = redis.call('HINCRBY', roomKey, 'nextNumber', 1)
-score = number
-if beforeOpening and f[8] == '1' and drawScore ~= '' then
-  score = tonumber(drawScore)
-  redis.call('HSET', placesKey, placeId, string.format('%d %d 0 0', number, score))
+local entries, active = redis.call('HMGET', placesKey, unpack(ids)), redis.call('ZMSCORE', activeKey, unpack(ids))
+local promoted, line = redis.call('ZMSCORE', promotedKey, unpack(ids)), redis.call('ZMSCORE', lineKey, unpack(ids))
+local parked, withheld = redis.call('ZMSCORE', parkedKey, unpack(ids)), redis.call('ZMSCORE', withheldKey, unpack(ids))
+local outcomes, first, number, near = {}, {}, tonumber(f[10]), tonumber(f[9] or 'inf')
+local inLine, aside, asideIds, here, drawn, visits, waiting = {}, {}, {}, {}, {}, {}, redis.call('ZCARD', lineKey)
+for i, placeId in ipairs(ids) do
+  local own, score = string.match(entries[i] or '', '^(%d+) (%-?%d+)')
+  local stands = line[i] or parked[i]
+  if first[placeId] then outcomes[i] = outcomes[first[placeId]]
+  elseif active[i] then outcomes[i] = { 'held', 'active', tonumber(own), tonumber(score), tonumber(active[i]) }
+  elseif promoted[i] then outcomes[i] = { 'held', 'promoted', tonumber(own), tonumber(score), tonumber(promoted[i]) }
+  elseif stands then
+    if redis.call('ZREM', parkedKey, placeId) == 1 then redis.call('ZADD', lineKey, stands, placeId) end
+    here[#here + 1], here[#here + 2] = now, placeId
+    outcomes[i] = { 'held', 'waiting', tonumber(own or stands), tonumber(stands), 0 }
+  elseif withheld[i] then outcomes[i] = { 'held', 'withheld', tonumber(own or withheld[i]), tonumber(withheld[i]), 0 }
+  elseif refused then outcomes[i] = refused
+  elseif waiting + #inLine / 2 >= lineMax then outcomes[i] = { 'full' }
+  else
+    number, score = number + 1, number + 1
+    if now < opensAt and f[8] == '1' and draws[i] ~= '' then
+      score = tonumber(draws[i])
+      drawn[#drawn + 1], drawn[#drawn + 2] = placeId, string.format('%d %d 0 0', number, score)
+    end
+    local set = verdicts[i] == 'allow' and inLine or aside
+    set[#set + 1], set[#set + 2] = score, placeId
+    if set == aside then asideIds[#asideIds + 1] = placeId
+    elseif score <= near then here[#here + 1], here[#here + 2] = now, placeId end
+    visits[#visits + 1] = string.format(score == number and '%s %d' or '%s %d %d', placeId, number, score)
+    outcomes[i] = { 'joined', set == aside and 'withheld' or 'waiting', number, score }
+  end
+  first[placeId] = first[placeId] or i
 end
-if verdict ~= 'allow' then
-  redis.call('ZADD', withheldKey, score, placeId)
-  if redis.call('ZCARD', withheldKey) > withheldMax then redis.call('ZPOPMIN', withheldKey) end
-  return { 'joined', 'withheld', number, score, epoch }
+if #inLine > 0 then redis.call('ZADD', lineKey, unpack(inLine)) end
+if #aside > 0 then redis.call('ZADD', withheldKey, unpack(aside)) end
+if #drawn > 0 then redis.call('HSET', placesKey, unpack(drawn)) end
+if #here > 0 then redis.call('ZADD', hereKey, unpack(here)) end
+if #aside > 0 then redis.call('ZREMRANGEBYRANK', withheldKey, 0, -1 - withheldMax) end
+redis.call('HSET', roomKey, 'nextNumber', number)
+if #visits > 0 and joinsMax ~= '0' then
+  redis.call('XADD', joinsKey, 'MAXLEN', '~', joinsMax, '*', 'kind', 'joined', 'atMs', now, 'sale', f[1],
+    'visits', table.concat(visits, ','), 'withheld', table.concat(asideIds, ','))
 end
-redis.call('ZADD', lineKey, score, placeId)
-if not f[9] or score <= tonumber(f[9]) then redis.call('ZADD', hereKey, now, placeId) end
-return { 'joined', 'waiting', number, score, epoch }
+return { 'answered', tonumber(f[2]), outcomes }
