@@ -149,7 +149,16 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
 
     // Roles, in the order they depend on each other
     if (has('dispatcher'))
-      started(await createDispatcher({ config, redis: await connect('dispatcher'), rooms, log, metrics }));
+      started(
+        await createDispatcher({
+          config,
+          redis: await connect('dispatcher'),
+          reader: await connect('dispatcher-reader', true),
+          rooms,
+          log,
+          metrics,
+        }),
+      );
     if (has('booking-core')) {
       const sandbox = createSandbox({ config, log });
       await sandbox.start();

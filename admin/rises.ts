@@ -1,4 +1,5 @@
-// A change that would let in far more people at once is shown before it is made: the first try answers with what
+// A change that would let in far more people at once, or that clears the room for a new sale, is shown before it is
+// made: the first try answers with what
 // would change and a signed confirmation, and only the same change sent again with it takes effect. Pure, apart
 // from the signature.
 
@@ -21,6 +22,7 @@ export const risesOf = (before: Settings, after: Settings): Rise[] => {
   for (const rise of numbers) if (isSteep(rise.from, rise.to)) rises.push(rise);
   if (after.queueingMethod === 'passthrough' && before.queueingMethod !== 'passthrough')
     rises.push({ field: 'queueingMethod', from: before.queueingMethod, to: after.queueingMethod });
+  if (after.sale !== before.sale) rises.push({ field: 'sale', from: before.sale, to: after.sale });
   return rises;
 };
 

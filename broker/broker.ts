@@ -142,6 +142,10 @@ export const createBroker = (options: {
     connection.sink?.end();
   };
 
+  const endAll = (room: RoomId, reason: string): void => {
+    for (const connection of [...connections.all()]) if (connection.room === room) ended(connection, reason);
+  };
+
   const returnSoon = (connection: Connection): void => {
     let set = returning.get(connection.room);
     if (set === undefined) {
@@ -261,6 +265,13 @@ export const createBroker = (options: {
           return;
         case 'settings':
           void view.refresh();
+          if (entry.isNewSale) endAll(room, 'newSale');
+          return;
+        case 'over':
+          endAll(room, 'closed');
+          return;
+        case 'adopted':
+        case 'superseded':
           return;
         case 'recovering':
           void relookRoom(room);

@@ -10,17 +10,14 @@ import type { Log } from '../kernel/log.ts';
 import type { Metrics } from '../kernel/metrics.ts';
 import type { Redis } from '../kernel/redis.ts';
 import type { Role } from '../kernel/role.ts';
-import type { RoomStore } from '../line/rooms.ts';
+import { HEAD_AT_START, type RoomMemory, type RoomStore } from '../line/rooms.ts';
 import { parseSnapshot } from '../line/snapshot.ts';
-import { promote, reap, recover, roomKeys, snapshot } from '../lua/room.ts';
+import { close, promote, reap, recover, roomKeys, snapshot } from '../lua/room.ts';
+import { createWatcher } from './watcher.ts';
 
-/** A call examines at most examineMax places; a tick repeats it this often at most, so that ticks stay short. */
-const CALLS_PER_TICK_MAX = 20;
 const FIRST_MAX = 1000;
 const ANCHORS_MAX = 400;
 const REMEMBER_EVERY_MS = 2000;
-
-type Memory = { head: number; nextNumber: number; epoch: number };
 
 export const createDispatcher = async (options: {
   config: Pick<
@@ -28,13 +25,16 @@ export const createDispatcher = async (options: {
     'tickMs' | 'snapshotMs' | 'promoteMax' | 'examineMax' | 'reapMax' | 'entriesMax' | 'recoverySeconds'
   >;
   redis: Redis;
+  /** Another connection, made with `blocking`, for the watcher. */
+  reader: Redis;
   rooms: RoomStore;
   log: Log;
   metrics: Metrics;
 }): Promise<Role> => {
   const { config, redis, rooms: store, log, metrics } = options;
-  const memories = new Map<RoomId, Memory>();
+  const memories = new Map<RoomId, RoomMemory>();
   const written = new Map<RoomId, string>();
+  const watcher = createWatcher({ reader: options.reader, redis, log, metrics });
   let rememberedAt = 0;
   let redisUp = true;
   let stopped = false;
@@ -49,12 +49,14 @@ export const createDispatcher = async (options: {
     const memory = memories.get(room);
     const row = await store.get(room);
     if (memory === undefined || row === undefined) return;
+    // What was remembered of an earlier sale says nothing about the line of this one.
+    const isOfThisSale = memory.sale === row.settings.sale;
     const done = await recover.run(redis, roomKeys(room), {
       nowMs: '',
       version: row.version,
       settings: JSON.stringify(row.settings),
-      head: memory.head,
-      nextNumber: memory.nextNumber,
+      head: isOfThisSale ? memory.head : HEAD_AT_START,
+      nextNumber: isOfThisSale ? memory.nextNumber : 0,
       recoverySeconds: config.recoverySeconds,
       remembered: 1,
     });
@@ -65,20 +67,26 @@ export const createDispatcher = async (options: {
     }
   };
 
-  const promoteAll = async (room: RoomId): Promise<boolean> => {
-    for (let call = 0; call < CALLS_PER_TICK_MAX; call += 1) {
+  /**
+   * Each call examines a bounded number of places. As long as it says that there are more, it is repeated at once:
+   * a lump of people who are away must not keep those behind them waiting. After a tick the other rooms have their
+   * turn, and `more` says that this one is not done.
+   */
+  const promoteAll = async (room: RoomId): Promise<{ isKnown: boolean; isDone: boolean }> => {
+    const until = performance.now() + config.tickMs;
+    while (performance.now() < until) {
       const done = await promote.run(redis, roomKeys(room), {
         nowMs: '',
         promoteMax: config.promoteMax,
         examineMax: config.examineMax,
       });
-      if (done.outcome === 'unknown') return false;
-      if (done.outcome !== 'promoted') return true;
+      if (done.outcome === 'unknown') return { isKnown: false, isDone: true };
+      if (done.outcome !== 'promoted') return { isKnown: true, isDone: true };
       metrics.inc('promoted_total', { room }, done.promoted);
       metrics.inc('parked_total', { room }, done.parked);
-      if (!done.more) return true;
+      if (!done.more) return { isKnown: true, isDone: true };
     }
-    return true;
+    return { isKnown: true, isDone: false };
   };
 
   const measure = async (room: RoomId): Promise<void> => {
@@ -98,12 +106,19 @@ export const createDispatcher = async (options: {
     metrics.set('places', { room, state: 'withheld' }, read.withheld);
     metrics.set('places', { room, state: 'promoted' }, read.promoted);
     metrics.set('places', { room, state: 'active' }, read.active);
-    memories.set(room, { head: read.head, nextNumber: read.nextNumber, epoch: read.epoch });
+    memories.set(room, {
+      sale: read.settings.sale,
+      head: read.head,
+      nextNumber: read.nextNumber,
+      epoch: read.epoch,
+    });
   };
 
-  const tickRoom = async (room: RoomId): Promise<void> => {
+  /** Answers whether the room needs another look at once. */
+  const tickRoom = async (room: RoomId): Promise<boolean> => {
     const begun = performance.now();
-    if (!(await promoteAll(room))) await recoverRoom(room);
+    const { isKnown, isDone } = await promoteAll(room);
+    if (!isKnown) await recoverRoom(room);
     const reaped = await reap.run(redis, roomKeys(room), {
       nowMs: '',
       reapMax: config.reapMax,
@@ -113,8 +128,11 @@ export const createDispatcher = async (options: {
       metrics.inc('missed_total', { room }, reaped.missed + reaped.finished);
       metrics.inc('reaped_total', { room }, reaped.expired);
     }
+    const closed = await close.run(redis, roomKeys(room), { nowMs: '' });
+    if (closed.outcome === 'closed') log.info('sale-over', { room });
     metrics.observe('tick_seconds', {}, (performance.now() - begun) / 1000);
     await measure(room);
+    return !isDone;
   };
 
   /** Keeps head and counter in SQL too, so that a restart with an empty Redis still knows them. */
@@ -129,24 +147,29 @@ export const createDispatcher = async (options: {
     }
   };
 
-  const tick = async (): Promise<void> => {
+  /** Answers whether a room needs another look at once. */
+  const tick = async (): Promise<boolean> => {
     const names = await redis.smembers(roomsKey);
     const known = new Set(names.map(parseRoomId).filter((room): room is RoomId => room !== undefined));
     for (const room of memories.keys()) known.add(room);
+    await watcher.follow(known);
+    let isBusy = false;
     for (const room of known) {
-      if (stopped) return;
-      await tickRoom(room);
+      if (stopped) return false;
+      if (await tickRoom(room)) isBusy = true;
     }
     if (!redisUp) log.info('dispatcher-back');
     redisUp = true;
+    return isBusy;
   };
 
   const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
   const loop = async (): Promise<void> => {
     while (!stopped) {
       const begun = performance.now();
+      let isBusy = false;
       try {
-        await tick();
+        isBusy = await tick();
       } catch (error) {
         if (redisUp) log.warn('dispatcher-waits', { error: error instanceof Error ? error : String(error) });
         redisUp = false;
@@ -158,7 +181,7 @@ export const createDispatcher = async (options: {
         // The line goes on without SQL; only a restart of everything would miss what could not be written.
         log.warn('memory-not-written', { error: error instanceof Error ? error : String(error) });
       }
-      await pause(Math.max(1, config.tickMs - (performance.now() - begun)));
+      await pause(isBusy ? 0 : Math.max(1, config.tickMs - (performance.now() - begun)));
     }
   };
   const running = loop();
@@ -167,6 +190,7 @@ export const createDispatcher = async (options: {
     name: 'dispatcher',
     async stop() {
       stopped = true;
+      watcher.stop();
       await running;
     },
     ready: async () => ({ redis: redisUp }),

@@ -98,7 +98,7 @@ export const createGateway = (options: GatewayOptions): Role => {
       const room = roomByKey.get(key);
       if (entry === undefined || room === undefined) return;
       if (entry.kind === 'recovering') sessions.forget();
-      if (entry.kind === 'settings') void view.refresh();
+      if (entry.kind === 'settings' || entry.kind === 'over') void view.refresh();
       if (entry.kind === 'ended' || entry.kind === 'left')
         for (const visit of entry.visits) sessions.ended(room, visit);
     },

@@ -260,7 +260,10 @@ export const createPlaces = (options: {
         case 'unknown':
           throw new Refusal('room-recovering');
         case 'none':
-          throw new Refusal('place-missing');
+          // After the close nobody has a place any more, and nobody can get one.
+          throw new Refusal(
+            gateStateOf(snapshot, view.redisNowMs()) === 'closed' ? 'room-closed' : 'place-missing',
+          );
         case 'finished':
           throw new Refusal('place-finished');
         case 'held': {

@@ -62,6 +62,26 @@ export const metricTable = {
     help: 'Sessions that ran out, reaped by this dispatcher.',
     labels: ['room'],
   },
+  overshoot_total: {
+    kind: 'counter',
+    help: 'Promotions above rate, burst or cap, recomputed from the entry stream alone. Must stay 0.',
+    labels: ['room'],
+  },
+  duplicate_promotion_total: {
+    kind: 'counter',
+    help: 'Visits promoted twice, recomputed from the entry stream alone. Must stay 0.',
+    labels: ['room'],
+  },
+  inversion_total: {
+    kind: 'counter',
+    help: 'Promotions out of order without a reason in the stream, recomputed from it alone. Must stay 0.',
+    labels: ['room'],
+  },
+  adopted_over_cap_total: {
+    kind: 'counter',
+    help: 'Sessions taken back above the cap after a loss of data, recomputed from the entry stream.',
+    labels: ['room'],
+  },
   places: { kind: 'gauge', help: 'Places by state, from the last snapshot.', labels: ['room', 'state'] },
   tick_seconds: {
     kind: 'histogram',

@@ -7,8 +7,8 @@ import type { Log } from './log.ts';
 import type { Redis } from './redis.ts';
 
 export type Follower = {
-  /** Begins to follow a stream from the present. Resolves once the cursor stands. */
-  add(key: string): Promise<void>;
+  /** Begins to follow a stream from the present, or from its first record. Resolves once the cursor stands. */
+  add(key: string, from?: 'present' | 'start'): Promise<void>;
   remove(key: string): void;
   stop(): void;
 };
@@ -93,8 +93,8 @@ export const followStreams = (options: {
   void loop();
 
   return {
-    async add(key) {
-      if (!cursors.has(key)) cursors.set(key, await newest(key));
+    async add(key, from = 'present') {
+      if (!cursors.has(key)) cursors.set(key, from === 'start' ? '0-0' : await newest(key));
     },
     remove: (key) => {
       cursors.delete(key);

@@ -13,7 +13,14 @@ export type Limits = {
   queueingMethod: string;
 };
 export type EntryRecord =
-  | { kind: 'promoted'; atMs: number; deadlineMs: number; visits: Visit[]; parked: PlaceId[] }
+  | {
+      kind: 'promoted';
+      atMs: number;
+      deadlineMs: number;
+      visits: Visit[];
+      parked: PlaceId[];
+      limits: Omit<Limits, 'sale'>;
+    }
   | { kind: 'missed'; atMs: number; visits: Visit[]; finished: Visit[] }
   | { kind: 'ended'; atMs: number; visits: Visit[]; reason: string }
   | { kind: 'left'; atMs: number; visits: Visit[]; state: string }
@@ -73,6 +80,7 @@ export const parseEntry = (flat: readonly string[]): EntryRecord | undefined => 
         deadlineMs: Number(fields.get('deadlineMs')),
         visits,
         parked: placesIn(fields.get('parked')),
+        limits: limitsIn(fields),
       };
     case 'missed':
       return { kind, atMs, visits, finished: visitsIn(fields.get('finished')) };

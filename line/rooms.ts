@@ -11,8 +11,8 @@ import { configure, roomKeys } from '../lua/room.ts';
 import { parseSettings, type Settings } from './settings.ts';
 
 export type RoomRow = { room: RoomId; settings: Settings; version: number; createdAtMs: number };
-/** `head` and `nextNumber` as the last snapshot had them, and the epoch they belong to. */
-export type RoomMemory = { head: number; nextNumber: number; epoch: number };
+/** `head` and `nextNumber` as the last snapshot had them, and the sale and epoch they belong to. */
+export type RoomMemory = { sale: number; head: number; nextNumber: number; epoch: number };
 /** A connection or a transaction: whoever may run one statement. */
 export type Queries = Pick<Sql, 'query'>;
 
@@ -31,7 +31,7 @@ export type RoomStore = {
     change: { settings: Settings; seenVersion: number },
     within?: Queries,
   ): Promise<{ outcome: 'missing' | 'conflict' } | { outcome: 'saved'; row: RoomRow }>;
-  /** Writes nothing when what is remembered is newer: of a later epoch, or with a higher next number. */
+  /** Writes nothing when what is remembered is newer: of a later sale or epoch, or with a higher next number. */
   remember(room: RoomId, memory: RoomMemory): Promise<void>;
   /** Undefined means: this room was never configured in Redis. */
   memoryOf(room: RoomId): Promise<RoomMemory | undefined>;
@@ -91,21 +91,22 @@ export const createRoomStore = (sql: Sql): RoomStore => ({
   async remember(room, memory) {
     await sql.query(
       `UPDATE rooms SET memory = $2::text::jsonb WHERE id = $1 AND (memory IS NULL OR
-         ((memory->>'epoch')::numeric, (memory->>'nextNumber')::numeric) <= ($3::numeric, $4::numeric))`,
-      [room, JSON.stringify(memory), memory.epoch, memory.nextNumber],
+         (coalesce((memory->>'sale')::numeric, 0), (memory->>'epoch')::numeric, (memory->>'nextNumber')::numeric)
+           <= ($3::numeric, $4::numeric, $5::numeric))`,
+      [room, JSON.stringify(memory), memory.sale, memory.epoch, memory.nextNumber],
     );
   },
   async memoryOf(room) {
     const rows = await sql.query('SELECT memory FROM rooms WHERE id = $1 AND memory IS NOT NULL', [room]);
     if (rows[0] === undefined) return undefined;
     // Only `remember` writes this column, and it writes a RoomMemory.
-    const { head, nextNumber, epoch } = rows[0].memory as RoomMemory;
-    return { head, nextNumber, epoch };
+    const { sale, head, nextNumber, epoch } = rows[0].memory as RoomMemory;
+    return { sale, head, nextNumber, epoch };
   },
 });
 
 /** The head of a line that nobody has left yet: below every score, as lua/room/configure sets it. */
-const HEAD_AT_START = -1_099_511_627_777;
+export const HEAD_AT_START = -1_099_511_627_777;
 
 /**
  * Brings Redis to the version that SQL has. A room that was never in Redis is made there; one that was and is gone
@@ -128,7 +129,12 @@ export const applyRoom = async (options: {
   await redis.sadd(roomsKey, row.room);
   switch (done.outcome) {
     case 'created':
-      await rooms.remember(row.room, { head: HEAD_AT_START, nextNumber: 0, epoch: done.epoch });
+      await rooms.remember(row.room, {
+        sale: row.settings.sale,
+        head: HEAD_AT_START,
+        nextNumber: 0,
+        epoch: done.epoch,
+      });
       return 'created';
     case 'configured':
       return 'configured';

@@ -1,7 +1,8 @@
 // The settings of a room: their names (Cloudflare's terms, which others copied, and a few of ours), ranges and
 // what they mean together. Parsing reports every fault at once; what it returns is safe to hand to Redis.
 
-export type QueueingMethod = 'fifo' | 'passthrough' | 'reject';
+/** `fifo` by arrival, `random` by lot at each promotion, `passthrough` without a line, `reject` takes nobody new. */
+export type QueueingMethod = 'fifo' | 'random' | 'passthrough' | 'reject';
 
 export type Settings = {
   title: string;
@@ -80,7 +81,7 @@ const RANGES = {
 } as const satisfies Partial<Record<keyof Settings, readonly [number, number]>>;
 
 const CHOICES = {
-  queueingMethod: ['fifo', 'passthrough', 'reject'],
+  queueingMethod: ['fifo', 'random', 'passthrough', 'reject'],
   identity: ['required', 'optional', 'anonymous'],
   whenRedisIsGone: ['closed', 'bounded'],
 } as const satisfies Partial<Record<keyof Settings, readonly string[]>>;
@@ -151,6 +152,11 @@ export const parseSettings = (input: unknown, base: Settings = defaultSettings):
     faults.push({ field: 'closesAt', says: 'must be after opening' });
   if (prequeueStartsAt !== 0 && (opensAt === 0 || prequeueStartsAt >= opensAt))
     faults.push({ field: 'prequeueStartsAt', says: 'must be before opensAt' });
+  if (settings.shuffleAtOpen && settings.queueingMethod === 'random')
+    faults.push({
+      field: 'shuffleAtOpen',
+      says: 'means nothing with queueingMethod random: choose one draw',
+    });
   if (settings.shuffleAtOpen && opensAt === 0) faults.push({ field: 'shuffleAtOpen', says: 'needs opensAt' });
   if (settings.absoluteSessionSeconds < settings.sessionSeconds)
     faults.push({ field: 'absoluteSessionSeconds', says: 'must be at least sessionSeconds' });

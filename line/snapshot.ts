@@ -86,12 +86,20 @@ export const parseSnapshot = (json: string): Snapshot | undefined => {
 };
 
 /** What keeps the line from moving, in one word; `open` when nothing does. */
-export type GateState = 'open' | 'suspended' | 'notOpen' | 'closed' | 'recovering' | 'queueAll';
+export type GateState =
+  | 'open'
+  | 'passthrough'
+  | 'suspended'
+  | 'notOpen'
+  | 'closed'
+  | 'recovering'
+  | 'queueAll';
 export const gateStateOf = (
   snapshot: Pick<Snapshot, 'settings' | 'recoveringUntil'>,
   nowMs: number,
 ): GateState => {
   const { settings } = snapshot;
+  if (settings.queueingMethod === 'passthrough') return 'passthrough';
   if (settings.closesAt > 0 && nowMs >= settings.closesAt) return 'closed';
   if (nowMs < snapshot.recoveringUntil) return 'recovering';
   if (settings.suspended) return 'suspended';

@@ -380,7 +380,7 @@ export type Configured =
 
 export const configure = script({
   name: 'room.configure',
-  keys: ['room', 'entries'],
+  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'finished', 'here', 'entries'],
   args: ['nowMs', 'version', 'settings', 'create'],
   outcomes: ['unknown', 'stale', 'created', 'configured'],
   read: (reply): Configured => {
@@ -391,6 +391,42 @@ export const configure = script({
         return { outcome: 'created', epoch: count(reply, 1) };
       case 'configured':
         return { outcome: 'configured' };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
+});
+
+export type Closed =
+  | Unknown
+  | { outcome: 'running' | 'over' | 'closed' }
+  | { outcome: 'emptying'; inside: number };
+
+export const close = script({
+  name: 'room.close',
+  keys: [
+    'room',
+    'line',
+    'parked',
+    'withheld',
+    'promoted',
+    'active',
+    'places',
+    'finished',
+    'here',
+    'entries',
+    'joins',
+  ],
+  args: ['nowMs'],
+  outcomes: ['unknown', 'running', 'emptying', 'over', 'closed'],
+  read: (reply): Closed => {
+    switch (reply[0]) {
+      case 'running':
+      case 'over':
+      case 'closed':
+        return { outcome: reply[0] };
+      case 'emptying':
+        return { outcome: 'emptying', inside: count(reply, 1) };
       default:
         return { outcome: 'unknown' };
     }

@@ -241,6 +241,7 @@ t.test('a steep rise is shown first, and its confirmation is good for nothing el
   t.same(over({ newUsersPerMinute: 120 }), []);
   t.same(over({ burst: 5000 }), ['burst'], 'a burst opens the door as wide as a rate');
   t.same(over({ queueingMethod: 'passthrough' }), ['queueingMethod']);
+  t.same(over({ sale: 2 }), ['sale'], 'a new sale takes every place of the old one');
 });
 
 t.test('the audit trail shows every kind of tampering', async (t) => {
@@ -392,12 +393,19 @@ t.test('a room that Redis lost is left to recovery, never made anew', async (t) 
 });
 
 t.test('an older memory never replaces a newer one', async (t) => {
-  await rooms.remember(ROOM, { epoch: 9e12, head: 50, nextNumber: 100 });
-  await rooms.remember(ROOM, { epoch: 9e12, head: 40, nextNumber: 90 });
-  await rooms.remember(ROOM, { epoch: 8e12, head: 900, nextNumber: 900 });
-  t.same(await rooms.memoryOf(ROOM), { epoch: 9e12, head: 50, nextNumber: 100 });
-  await rooms.remember(ROOM, { epoch: 9e12 + 1, head: 10, nextNumber: 20 });
-  t.same(await rooms.memoryOf(ROOM), { epoch: 9e12 + 1, head: 10, nextNumber: 20 });
+  await rooms.remember(ROOM, { sale: 1, epoch: 9e12, head: 50, nextNumber: 100 });
+  await rooms.remember(ROOM, { sale: 1, epoch: 9e12, head: 40, nextNumber: 90 });
+  await rooms.remember(ROOM, { sale: 1, epoch: 8e12, head: 900, nextNumber: 900 });
+  t.same(await rooms.memoryOf(ROOM), { sale: 1, epoch: 9e12, head: 50, nextNumber: 100 });
+  await rooms.remember(ROOM, { sale: 1, epoch: 9e12 + 1, head: 10, nextNumber: 20 });
+  t.same(await rooms.memoryOf(ROOM), { sale: 1, epoch: 9e12 + 1, head: 10, nextNumber: 20 });
+  await rooms.remember(ROOM, { sale: 2, epoch: 9e12 + 1, head: 0, nextNumber: 1 });
+  await rooms.remember(ROOM, { sale: 1, epoch: 9e12 + 2, head: 99, nextNumber: 99 });
+  t.same(
+    await rooms.memoryOf(ROOM),
+    { sale: 2, epoch: 9e12 + 1, head: 0, nextNumber: 1 },
+    'a new sale begins low',
+  );
 });
 
 t.test('settings saved while Redis was away reach it by themselves', async (t) => {

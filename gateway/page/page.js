@@ -179,6 +179,8 @@ const room = createAnteroom({
     if (message.serverNowMs) clockAheadMs = message.serverNowMs - Date.now();
     // Its own answer to the claim says how that ended.
     if (entering) return;
+    // The operators took the line away: everyone goes in.
+    if (gate === 'passthrough') return location.assign(view.returnTo);
     let { state } = message;
     if (state === 'waiting' && (gate === 'closed' || gate === 'recovering')) state = gate;
     if (reason || (number && view.number && number !== view.number)) mayRise = true;

@@ -1,7 +1,8 @@
 -- room.promote: lets in as many from the head of the line as rate, cap and gate allow at this instant, and writes
 -- one record in the entry stream. Whoever has not been heard from within the grace is parked instead, when
 -- presence is known at all. The rate is a token bucket in units of 1/60000 user, so that a millisecond adds
--- exactly newUsersPerMinute units and no fraction is ever lost. A clock that went back earns nothing, once.
+-- exactly newUsersPerMinute units and no fraction is ever lost. A clock that went back earns nothing, once. With
+-- queueingMethod random the places are drawn from the whole line instead of its head, and the head stays.
 -- KEYS: room line parked promoted active places here entries
 -- ARGV: nowMs(ms, '' = Redis TIME) promoteMax(places) examineMax(places)
 -- Returns: unknown | gated <reason> | idle | spent <free> | promoted <promoted> <parked> <more> <promoted placeIds>
@@ -11,7 +12,7 @@ local activeKey, placesKey, hereKey, entriesKey = KEYS[5], KEYS[6], KEYS[7], KEY
 local nowArg, promoteMax, examineMax = ARGV[1], tonumber(ARGV[2]), math.min(tonumber(ARGV[3]), 500)
 
 local f = redis.call('HMGET', roomKey, 'suspended', 'opensAt', 'closesAt', 'recoveringUntil', 'newUsersPerMinute',
-  'effectiveBurst', 'totalActiveUsers', 'tokens', 'tokensAt', 'claimSeconds', 'graceSeconds', 'hereAt', 'head', 'queueAll')
+  'effectiveBurst', 'totalActiveUsers', 'tokens', 'tokensAt', 'claimSeconds', 'graceSeconds', 'hereAt', 'head', 'queueAll', 'queueingMethod')
 if not f[1] then return { 'unknown' } end
 local time = redis.call('TIME')
 local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
@@ -24,33 +25,37 @@ if closesAt > 0 and now >= closesAt then return { 'gated', 'closed' } end
 local earned = math.max(0, now - tonumber(f[9])) * tonumber(f[5])
 local tokens = math.min(tonumber(f[6]) * 60000, tonumber(f[8]) + earned)
 if now < tonumber(f[9]) then redis.call('HSET', roomKey, 'tokensAt', now) end
-local head = redis.call('ZRANGE', lineKey, 0, examineMax - 1, 'WITHSCORES')
-if #head == 0 then return { 'idle' } end
+if redis.call('ZCARD', lineKey) == 0 then return { 'idle' } end
 local free = tonumber(f[7]) - redis.call('ZCARD', activeKey) - redis.call('ZCARD', promotedKey)
 local budget = math.min(math.floor(tokens / 60000), free, promoteMax)
 if budget <= 0 then return { 'spent', free } end
 
-local grace = tonumber(f[11]) * 1000
+local grace, isDrawn = tonumber(f[11]) * 1000, f[15] == 'random'
 local presenceKnown = f[12] and now - tonumber(f[12]) <= grace
 local deadline, lastScore = now + tonumber(f[10]) * 1000, tonumber(f[13])
 local gone, entered, visits, ids, parked, parkedIds = {}, {}, {}, {}, {}, {}
-for i = 1, #head, 2 do
-  if #ids >= budget then break end
-  local placeId, score = head[i], tonumber(head[i + 1])
-  local heard = presenceKnown and tonumber(redis.call('ZSCORE', hereKey, placeId) or 0)
-  gone[#gone + 1] = placeId
-  lastScore = math.max(lastScore, score)
-  if heard and now - heard > grace then
-    parked[#parked + 1], parked[#parked + 2], parkedIds[#parkedIds + 1] = head[i + 1], placeId, placeId
-  else
-    local entry = redis.call('HGET', placesKey, placeId) or string.format('%d %d 0 0', score, score)
-    local number = tonumber(string.match(entry, '^%d+'))
-    redis.call('HSET', placesKey, placeId, entry)
-    entered[#entered + 1], entered[#entered + 2] = deadline, placeId
-    local visit = string.format(number == score and '%s %d' or '%s %d %d', placeId, number, score)
-    visits[#visits + 1], ids[#ids + 1] = visit, placeId
+local function examine(head)
+  for i = 1, #head, 2 do
+    if #ids >= budget then break end
+    local placeId, score = head[i], tonumber(head[i + 1])
+    local heard = presenceKnown and tonumber(redis.call('ZSCORE', hereKey, placeId) or 0)
+    gone[#gone + 1] = placeId
+    if not isDrawn then lastScore = math.max(lastScore, score) end
+    if heard and now - heard > grace then
+      parked[#parked + 1], parked[#parked + 2], parkedIds[#parkedIds + 1] = head[i + 1], placeId, placeId
+    else
+      local entry = redis.call('HGET', placesKey, placeId) or string.format('%d %d 0 0', score, score)
+      local number = tonumber(string.match(entry, '^%d+'))
+      redis.call('HSET', placesKey, placeId, entry)
+      entered[#entered + 1], entered[#entered + 2], ids[#ids + 1] = deadline, placeId, placeId
+      visits[#visits + 1] = string.format(number == score and '%s %d' or '%s %d %d', placeId, number, score)
+    end
   end
 end
+local first = math.min(budget, examineMax)
+if isDrawn then examine(redis.call('ZRANDMEMBER', lineKey, first, 'WITHSCORES'))
+else examine(redis.call('ZRANGE', lineKey, 0, first - 1, 'WITHSCORES')) end
+if #ids < budget and not isDrawn then examine(redis.call('ZRANGE', lineKey, first, examineMax - 1, 'WITHSCORES')) end
 redis.call('ZREM', lineKey, unpack(gone))
 redis.call('ZREM', hereKey, unpack(gone))
 if #parked > 0 then redis.call('ZADD', parkedKey, unpack(parked)) end
@@ -59,6 +64,7 @@ redis.call('HSET', roomKey, 'tokens', tokens - #ids * 60000, 'tokensAt', now, 'h
 redis.call('HINCRBY', roomKey, 'promotedTotal', #ids)
 redis.call('HINCRBY', roomKey, 'passedTotal', #gone)
 redis.call('XADD', entriesKey, '*', 'kind', 'promoted', 'atMs', now, 'deadlineMs', deadline,
-  'visits', table.concat(visits, ','), 'parked', table.concat(parkedIds, ','))
+  'visits', table.concat(visits, ','), 'parked', table.concat(parkedIds, ','), 'newUsersPerMinute', f[5],
+  'effectiveBurst', f[6], 'totalActiveUsers', f[7], 'queueingMethod', f[15])
 local more = #ids < budget and redis.call('EXISTS', lineKey) or 0
 return { 'promoted', #ids, #parkedIds, more, ids }
