@@ -272,6 +272,7 @@ export const createBroker = (options: {
           return;
         case 'adopted':
         case 'superseded':
+        case 'clock':
           return;
         case 'recovering':
           void relookRoom(room);

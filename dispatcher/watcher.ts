@@ -118,8 +118,7 @@ export const createWatch = (): Watch => {
           break;
         case 'missed': {
           const { visits, finished: gone } = record;
-          // A miss gives its token back; the bucket is counted up to this instant first.
-          earn(record.atMs);
+          // A miss gives its token back. Time is not counted here: the script does not either.
           if (limits !== undefined)
             units = Math.min(limits.effectiveBurst * 60_000, units + (visits.length + gone.length) * 60_000);
           for (const { placeId } of visits) {
@@ -151,6 +150,9 @@ export const createWatch = (): Watch => {
           units = 0;
           passed = record.head;
           forgottenFromMs = record.atMs - FORGOTTEN_MS;
+          break;
+        case 'clock':
+          unitsAtMs = Math.min(unitsAtMs, record.atMs);
           break;
         case 'over':
           forget();

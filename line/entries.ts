@@ -33,6 +33,8 @@ export type EntryRecord =
   | { kind: 'adopted'; atMs: number; visits: Visit[] }
   /** A session was given to another browser of its visitor: cookies with a lower serial are worth nothing. */
   | { kind: 'superseded'; atMs: number; visits: Visit[]; serial: number }
+  /** Redis's clock went back: time is counted from `atMs` again. */
+  | { kind: 'clock'; atMs: number; wasMs: number }
   /** The sale is over and the line is gone. */
   | { kind: 'over'; atMs: number };
 
@@ -118,6 +120,8 @@ export const parseEntry = (flat: readonly string[]): EntryRecord | undefined => 
       return { kind, atMs, visits };
     case 'superseded':
       return { kind, atMs, visits, serial: Number(fields.get('serial')) };
+    case 'clock':
+      return { kind, atMs, wasMs: Number(fields.get('wasMs')) };
     case 'over':
       return { kind, atMs };
     default:

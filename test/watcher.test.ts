@@ -123,8 +123,8 @@ t.test('a script without its rate overshoots, and the watcher says so', async (t
 });
 t.test('a script without its burst overshoots, and the watcher says so', async (t) => {
   const broken = promoteWith({
-    is: 'math.min(tonumber(f[6]) * 60000, tonumber(f[8]) + earned)',
-    becomes: '(tonumber(f[8]) + earned) + 5 * 60000',
+    is: 'local tokens = math.min(tonumber(f[6]) * 60000, ',
+    becomes: 'local tokens = math.max(5 * 60000, ',
   });
   t.ok((await live({ newUsersPerMinute: 60, burst: 2, totalActiveUsers: 100 }, broken)).overshoot > 0);
 });

@@ -1,5 +1,5 @@
 -- room.configure: puts settings into effect, or makes the room. An older version never overwrites a newer one.
--- Tokens earned so far are counted at the old rate, then clamped to the new burst. A new sale number clears the
+-- Tokens earned so far are counted at the old rate and burst, then clamped to the new burst. A new sale number clears the
 -- room: nothing signed for the sale before is worth anything, and numbers begin again. A closing time that has not
 -- come yet opens a sale that was over.
 -- KEYS: room line parked withheld promoted active places finished here entries
@@ -10,7 +10,7 @@ local roomKey, lineKey, parkedKey, withheldKey, promotedKey = KEYS[1], KEYS[2], 
 local activeKey, placesKey, finishedKey, hereKey, entriesKey = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local nowArg, version, settingsJson, create = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 
-local f = redis.call('HMGET', roomKey, 'version', 'tokens', 'tokensAt', 'newUsersPerMinute', 'sale')
+local f = redis.call('HMGET', roomKey, 'version', 'tokens', 'tokensAt', 'newUsersPerMinute', 'sale', 'effectiveBurst')
 if not f[1] and create ~= '1' then return { 'unknown' } end
 if f[1] and tonumber(f[1]) >= version then return { 'stale', tonumber(f[1]) } end
 local time = redis.call('TIME')
@@ -34,7 +34,10 @@ if isNewSale or not f[1] then redis.call('HSET', roomKey, 'head', -1099511627777
 if not f[1] then redis.call('HSET', roomKey, 'epoch', now, 'recoveringUntil', 0) end
 local burst = settings.burst > 0 and settings.burst or math.max(1, math.ceil(settings.newUsersPerMinute / 60))
 local tokens = burst * 60000
-if f[1] then tokens = math.min(tokens, tonumber(f[2]) + math.max(0, now - tonumber(f[3])) * tonumber(f[4])) end
+if f[1] then
+  local earned = tonumber(f[2]) + math.max(0, now - tonumber(f[3])) * tonumber(f[4])
+  tokens = math.min(tokens, tonumber(f[6]) * 60000, earned)
+end
 redis.call('HSET', roomKey, 'version', version, 'settings', settingsJson, 'effectiveBurst', burst, 'tokens', tokens, 'tokensAt', now)
 redis.call('XADD', entriesKey, '*', 'kind', 'settings', 'atMs', now, 'version', version, 'isNewSale', isNewSale and 1 or 0,
   'newUsersPerMinute', settings.newUsersPerMinute, 'effectiveBurst', burst, 'totalActiveUsers', settings.totalActiveUsers,

@@ -1,7 +1,8 @@
 -- room.promote: lets in as many from the head of the line as rate, cap and gate allow at this instant, and writes
 -- one record in the entry stream. Whoever has not been heard from within the grace is parked instead, when
 -- presence is known at all. The rate is a token bucket in units of 1/60000 user, so that a millisecond adds
--- exactly newUsersPerMinute units and no fraction is ever lost. A clock that went back earns nothing, once. With
+-- exactly newUsersPerMinute units and no fraction is ever lost. A clock that went back earns nothing, once, and
+-- leaves a record. With
 -- queueingMethod random the places are drawn from the whole line instead of its head, and the head stays.
 -- KEYS: room line parked promoted active places here entries
 -- ARGV: nowMs(ms, '' = Redis TIME) promoteMax(places) examineMax(places)
@@ -16,15 +17,16 @@ local f = redis.call('HMGET', roomKey, 'suspended', 'opensAt', 'closesAt', 'reco
 if not f[1] then return { 'unknown' } end
 local time = redis.call('TIME')
 local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
-local closesAt = tonumber(f[3])
 if f[1] == '1' then return { 'gated', 'suspended' } end
 if f[14] == '1' then return { 'gated', 'queueAll' } end
 if now < tonumber(f[4]) then return { 'gated', 'recovering' } end
 if now < tonumber(f[2]) then return { 'gated', 'notOpen' } end
-if closesAt > 0 and now >= closesAt then return { 'gated', 'closed' } end
-local earned = math.max(0, now - tonumber(f[9])) * tonumber(f[5])
-local tokens = math.min(tonumber(f[6]) * 60000, tonumber(f[8]) + earned)
-if now < tonumber(f[9]) then redis.call('HSET', roomKey, 'tokensAt', now) end
+if f[3] ~= '0' and now >= tonumber(f[3]) then return { 'gated', 'closed' } end
+local tokens = math.min(tonumber(f[6]) * 60000, tonumber(f[8]) + math.max(0, now - tonumber(f[9])) * tonumber(f[5]))
+if now < tonumber(f[9]) then
+  redis.call('HSET', roomKey, 'tokensAt', now)
+  redis.call('XADD', entriesKey, '*', 'kind', 'clock', 'atMs', now, 'wasMs', f[9])
+end
 if redis.call('ZCARD', lineKey) == 0 then return { 'idle' } end
 local free = tonumber(f[7]) - redis.call('ZCARD', activeKey) - redis.call('ZCARD', promotedKey)
 local budget = math.min(math.floor(tokens / 60000), free, promoteMax)

@@ -19,7 +19,13 @@ export type ModelSettings = {
   claimSeconds: number;
   graceSeconds: number;
   suspended: boolean;
+  queueAll: boolean;
+  queueingMethod: 'fifo' | 'random' | 'reject';
+  closesAt: number;
+  sale: number;
 };
+
+const HEAD_AT_START = -1099511627777;
 
 export class LineModel {
   readonly places = new Map<string, ModelPlace>();
@@ -27,7 +33,9 @@ export class LineModel {
   readonly here = new Map<string, number>();
   settings: ModelSettings;
   number = 0;
-  head = -1099511627777;
+  head = HEAD_AT_START;
+  epoch: number;
+  isOver = false;
   units: number;
   unitsAtMs: number;
   hereAtMs: number | undefined;
@@ -37,6 +45,78 @@ export class LineModel {
     this.settings = settings;
     this.units = settings.burst * 60_000;
     this.unitsAtMs = nowMs;
+    this.epoch = nowMs;
+  }
+
+  configure(next: ModelSettings, nowMs: number): string {
+    const isNewSale = next.sale !== this.settings.sale;
+    this.units = Math.min(
+      next.burst * 60_000,
+      this.settings.burst * 60_000,
+      this.units + Math.max(0, nowMs - this.unitsAtMs) * this.settings.newUsersPerMinute,
+    );
+    this.unitsAtMs = nowMs;
+    this.settings = next;
+    if (isNewSale) {
+      this.places.clear();
+      this.finished.clear();
+      this.here.clear();
+      this.hereAtMs = undefined;
+      this.number = 0;
+      this.head = HEAD_AT_START;
+    }
+    if (isNewSale || next.closesAt === 0 || next.closesAt > nowMs) this.isOver = false;
+    return 'configured';
+  }
+
+  close(nowMs: number): string {
+    const { closesAt } = this.settings;
+    if (closesAt === 0 || nowMs < closesAt) return 'running';
+    if (this.occupied() > 0) return 'emptying';
+    if (this.isOver) return 'over';
+    this.places.clear();
+    this.finished.clear();
+    this.here.clear();
+    this.head = this.number;
+    this.isOver = true;
+    return 'closed';
+  }
+
+  /** Redis has lost everything; what is left is what somebody remembers and what visitors hold. */
+  recover(memory: { head: number; number: number }, nowMs: number, recoverySeconds: number): void {
+    this.places.clear();
+    this.finished.clear();
+    this.here.clear();
+    this.hereAtMs = undefined;
+    this.number = memory.number + 1_000_000;
+    this.head = memory.head;
+    this.epoch = nowMs;
+    this.isOver = false;
+    this.units = 0;
+    this.unitsAtMs = nowMs;
+    this.recoveringUntilMs = nowMs + recoverySeconds * 1000;
+  }
+
+  adopt(
+    placeId: string,
+    session: { number: number; expiresAtMs: number; startedAtMs: number; epoch: number },
+    nowMs: number,
+  ): string {
+    const place = this.places.get(placeId);
+    if (place?.state === 'active' && place.number === session.number && place.untilMs >= nowMs)
+      return 'active';
+    if ((this.finished.get(placeId) ?? 0) >= session.number) return 'finished';
+    const isInside = place?.state === 'active' || place?.state === 'promoted';
+    if (isInside || session.epoch >= this.epoch || session.expiresAtMs < nowMs) return 'ended';
+    this.places.set(placeId, {
+      state: 'active',
+      number: session.number,
+      score: session.number,
+      missed: false,
+      untilMs: session.expiresAtMs,
+      startedAtMs: session.startedAtMs,
+    });
+    return 'adopted';
   }
 
   inState(state: ModelPlace['state']): [string, ModelPlace][] {
@@ -57,6 +137,8 @@ export class LineModel {
       return `held ${held.state} ${held.number}`;
     }
     if (nowMs < this.recoveringUntilMs) return 'recovering';
+    const { closesAt, queueingMethod } = this.settings;
+    if (queueingMethod === 'reject' || (closesAt > 0 && nowMs >= closesAt)) return 'closed';
     this.number += 1;
     const state = allow ? 'waiting' : 'withheld';
     this.places.set(placeId, {
@@ -78,16 +160,20 @@ export class LineModel {
     this.hereAtMs = nowMs;
   }
 
-  promote(promoteMax: number, examineMax: number, nowMs: number): string {
+  /** `drawn`: whom the script drew, where the room draws; the oracle cannot know that before. */
+  promote(promoteMax: number, examineMax: number, nowMs: number, drawn: readonly string[] = []): string {
     const { settings } = this;
     if (settings.suspended) return 'gated suspended';
+    if (settings.queueAll) return 'gated queueAll';
     if (nowMs < this.recoveringUntilMs) return 'gated recovering';
+    if (settings.closesAt > 0 && nowMs >= settings.closesAt) return 'gated closed';
     const line = this.line();
-    if (line.length === 0) return 'idle';
     const units = Math.min(
       settings.burst * 60_000,
       this.units + Math.max(0, nowMs - this.unitsAtMs) * settings.newUsersPerMinute,
     );
+    if (nowMs < this.unitsAtMs) this.unitsAtMs = nowMs;
+    if (line.length === 0) return 'idle';
     const budget = Math.min(
       Math.floor(units / 60_000),
       settings.totalActiveUsers - this.occupied(),
@@ -98,9 +184,20 @@ export class LineModel {
     const presenceKnown = this.hereAtMs !== undefined && nowMs - this.hereAtMs <= graceMs;
     const promoted: string[] = [];
     let parked = 0;
-    for (const [placeId, place] of line.slice(0, Math.min(examineMax, 500))) {
+    const isDrawn = settings.queueingMethod === 'random';
+    // A draw is Redis's; the rules only say how many are drawn, and what becomes of each.
+    const chosen = isDrawn
+      ? drawn.map((placeId): [string, ModelPlace] => {
+          const place = this.places.get(placeId);
+          if (place?.state !== 'waiting') throw new Error(`${placeId} was drawn and does not wait`);
+          return [placeId, place];
+        })
+      : line.slice(0, Math.min(examineMax, 500));
+    if (isDrawn && new Set(drawn).size !== Math.min(line.length, budget, examineMax, 500))
+      return `a draw of ${Math.min(line.length, budget, examineMax, 500)}`;
+    for (const [placeId, place] of chosen) {
       if (promoted.length >= budget) break;
-      this.head = Math.max(this.head, place.score);
+      if (!isDrawn) this.head = Math.max(this.head, place.score);
       if (presenceKnown && nowMs - (this.here.get(placeId) ?? 0) > graceMs) {
         place.state = 'parked';
         parked += 1;
