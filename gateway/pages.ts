@@ -105,6 +105,7 @@ export const createPageRoutes = (options: {
         error instanceof Refusal &&
         [
           'place-missing',
+          'room-closed',
           'token-missing',
           'token-invalid',
           'too-many-requests',

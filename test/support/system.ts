@@ -1,7 +1,7 @@
 // A whole Anteroom as child processes, the way it really runs: its own ports, its own data folder, on a Redis the
 // test can see into. Every step of a test goes over HTTP.
 
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -27,6 +27,8 @@ export type System = {
     roles?: string;
     metricsPort?: number;
     env?: Record<string, string>;
+    /** What its clock says beside the truth, in faketime's words: `+10m`. */
+    clock?: string;
   }): Promise<ChildProcess>;
   /** Ends a process with a signal and waits for its exit; answers the exit code. */
   end(child: ChildProcess, signal: NodeJS.Signals): Promise<number | null>;
@@ -34,6 +36,21 @@ export type System = {
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const READY_MS_MAX = 40_000;
+
+/**
+ * What `faketime` puts into the environment of a program. Taken from it instead of running it around ours: it stays
+ * beside the program it starts, and a signal to it would not reach ours.
+ */
+const wrongClock = (clock: string): Record<string, string> => {
+  const listed = spawnSync('faketime', ['--exclude-monotonic', '-f', clock, 'env'], { encoding: 'utf8' });
+  if (listed.status !== 0) throw new Error(`faketime answered ${listed.status}: ${listed.stderr}`);
+  const variables = listed.stdout
+    .split('\n')
+    .filter((line) => /^(LD_PRELOAD|DYLD_\w+|FAKETIME\w*|DONT_FAKE_MONOTONIC)=/.test(line))
+    .map((line): [string, string] => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]);
+  // The shared memory it names is gone with it.
+  return Object.fromEntries(variables.filter(([name]) => name !== 'FAKETIME_SHARED'));
+};
 
 export const createSystem = async (t: Teardown, env: Record<string, string> = {}): Promise<System> => {
   const [publicPort, admin, booking, sandbox, metrics] = [
@@ -94,6 +111,7 @@ export const createSystem = async (t: Teardown, env: Record<string, string> = {}
           ...(options.roles === undefined ? {} : { ANTEROOM_ROLES: options.roles }),
           ...env,
           ...options.env,
+          ...(options.clock === undefined ? {} : wrongClock(options.clock)),
         },
       });
       children.add(child);
