@@ -49,7 +49,13 @@ export type Ended = { reason: 'finished' | 'left' | 'missed' | 'closed' };
 export type ConnectionState = 'connecting' | 'live' | 'polling' | 'reconnecting' | 'offline';
 export type Transport = 'events' | 'socket' | 'poll';
 
-export type Entered = { outcome: 'entered'; session?: string; pass?: string; expiresAtMs?: number };
+export type Entered = {
+  outcome: 'entered';
+  session?: { id: string; room: string; number: number; expiresAtMs: number };
+  /** A JWT for an origin that checks by itself, or to be redeemed once on another host. */
+  pass?: string;
+  expiresAtMs?: number;
+};
 export type Refused = { outcome: 'refused'; code?: string };
 
 export type AnteroomOptions = {
@@ -70,7 +76,10 @@ export type AnteroomOptions = {
 export type Anteroom = {
   /** Joins, or takes back the place that is held, then listens; repeats by itself until there is an answer. */
   join(): Promise<void>;
-  /** Makes the session of this visit. Repeats until the deadline when no answer comes. */
+  /**
+   * Makes the session of this visit, or takes it over from the visitor's other browser: with the state `active` this
+   * goes in again. Repeats until the deadline when no answer comes.
+   */
   claim(): Promise<Entered | Refused>;
   /** Gives the place up for good. */
   leave(): Promise<{ outcome: 'left' } | Refused>;

@@ -17,16 +17,18 @@ import type { Tokens } from '../kernel/token.ts';
 import { contextHeader, signContext } from '../line/context.ts';
 import { parseEntry } from '../line/entries.ts';
 import type { Identifier } from '../line/identify.ts';
-import type { Session } from '../line/receipt.ts';
+import { type Session, sessionIdOf } from '../line/receipt.ts';
 import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
 import { type CookieNames, drawSeed, newVisitor, signVisitor } from '../line/visitor.ts';
 import { end, roomKeys } from '../lua/room.ts';
 import { setCookie } from './cookies.ts';
+import { readFields } from './fields.ts';
 import { decide, isOpenPath } from './gate.ts';
 import type { Judge } from './judging.ts';
 import type { Limits } from './limits.ts';
 import { createPageRoutes } from './pages.ts';
+import { createPasses, sessionCookie } from './passes.ts';
 import { createPlaces, type Header } from './places.ts';
 import { createProxy } from './proxy.ts';
 import { createSessions } from './sessions.ts';
@@ -49,58 +51,35 @@ export type GatewayOptions = {
   metrics: Metrics;
 };
 
-const PASS_LIFE_SECONDS = 300;
-
-/** Reads a JSON object with only these fields, all of them optional texts of at most 4,000 characters. */
-const textFields = <N extends string>(request: Request, names: readonly N[]): { [K in N]?: string } => {
-  if (request.body.length === 0) return {};
-  const type = request.header('content-type') ?? '';
-  if (!/^application\/json\s*(?:;|$)/i.test(type)) throw new Refusal('wrong-type');
-  let value: unknown;
-  try {
-    value = JSON.parse(request.body.toString('utf8'));
-  } catch (cause) {
-    throw new Refusal('bad-json', { cause });
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Refusal('bad-json');
-  const read: { [K in N]?: string } = {};
-  for (const [field, text] of Object.entries(value)) {
-    const name = names.find((candidate) => candidate === field);
-    if (name === undefined)
-      throw new Refusal('bad-field', { detail: `\`${field.slice(0, 40)}\` is not a field here` });
-    if (typeof text !== 'string' || text.length > 4000)
-      throw new Refusal('bad-field', { detail: `\`${name}\` must be a text` });
-    read[name] = text;
-  }
-  return read;
-};
-
 export const createGateway = (options: GatewayOptions): Role => {
   const { config, server, redis, view, tokens, identifier, names, fetcher, log, metrics } = options;
   const sessions = createSessions({ redis, view, tokens });
   const places = createPlaces(options);
+  const passes = createPasses({ ...options, places, sessions });
   const proxy = createProxy({ fetcher });
   const proto = options.publicUrl.startsWith('https:') ? 'https' : 'http';
   const pages = createPageRoutes({ places, tokens, view, names, publicUrl: options.publicUrl });
   const drawKey = tokens.derive('draw');
   let stopping = false;
 
-  // Ends of sessions arrive by the stream, within a second, at every gateway.
+  // Ends of sessions, and of older cookies, arrive by the stream, within a second, at every gateway.
   const followed = new Set<RoomId>();
   const roomByKey = new Map<string, RoomId>();
   const follower = followStreams({
     redis: options.reader,
     lookup: redis,
     log,
-    gap: () => sessions.forget(),
+    gap: () => sessions.doubt(),
     record: (key, _id, flat) => {
       const entry = parseEntry(flat);
       const room = roomByKey.get(key);
       if (entry === undefined || room === undefined) return;
-      if (entry.kind === 'recovering') sessions.forget();
+      if (entry.kind === 'recovering') sessions.doubt();
       if (entry.kind === 'settings' || entry.kind === 'over') void view.refresh();
       if (entry.kind === 'ended' || entry.kind === 'left')
         for (const visit of entry.visits) sessions.ended(room, visit);
+      if (entry.kind === 'superseded')
+        for (const visit of entry.visits) sessions.superseded(room, visit, entry.serial);
     },
   });
   const followRooms = (): void => {
@@ -109,33 +88,23 @@ export const createGateway = (options: GatewayOptions): Role => {
       followed.add(room);
       const key = roomKey(room, 'entries');
       roomByKey.set(key, room);
-      follower.add(key).catch((error: unknown) => {
-        followed.delete(room);
-        log.debug('follow-failed', { error: error instanceof Error ? error : String(error) });
-      });
+      follower.add(key).then(
+        // Whatever was seen before the cursor stood may have ended unheard.
+        () => sessions.doubt(),
+        (error: unknown) => {
+          followed.delete(room);
+          log.debug('follow-failed', { error: error instanceof Error ? error : String(error) });
+        },
+      );
     }
   };
   view.onRefresh(followRooms);
   followRooms();
 
-  const passOf = (session: Session): Promise<string> =>
-    tokens.signPass({
-      room: session.room,
-      sale: session.sale,
-      placeId: session.placeId,
-      number: session.number,
-      sessionId: `${session.placeId}.${session.number}`,
-      lifeSeconds: Math.max(
-        1,
-        Math.min(PASS_LIFE_SECONDS, Math.floor((session.expiresAtMs - view.redisNowMs()) / 1000)),
-      ),
-      nowMs: view.redisNowMs(),
-    });
-
   // Places and passes
 
   server.route('POST', '/v1/rooms/:room/places', async (request) => {
-    const told = await places.join(request, places.roomOf(request), textFields(request, ['receipt']));
+    const told = await places.join(request, places.roomOf(request), readFields(request, { receipt: 'text' }));
     return json(told.created ? 201 : 200, told.status, told.headers);
   });
   server.route('GET', '/v1/rooms/:room/places/me', async (request) => {
@@ -146,22 +115,7 @@ export const createGateway = (options: GatewayOptions): Role => {
     status: 204,
     headers: await places.leave(request, places.roomOf(request)),
   }));
-  server.route('POST', '/v1/rooms/:room/pass', async (request) => {
-    const { session, headers } = await places.claim(
-      request,
-      places.roomOf(request),
-      textFields(request, ['claim']),
-    );
-    return json(
-      200,
-      {
-        session: { room: session.room, number: session.number, expiresAtMs: session.expiresAtMs },
-        pass: await passOf(session),
-        expiresAtMs: session.expiresAtMs,
-      },
-      headers,
-    );
-  });
+  passes.register(server);
 
   // What everyone may know
 
@@ -237,13 +191,7 @@ export const createGateway = (options: GatewayOptions): Role => {
   const sessionHeaders = (session: Session | undefined, cookie: string | undefined): Header[] =>
     session === undefined || cookie === undefined
       ? []
-      : [
-          setCookie(names, {
-            name: names.session(session.room),
-            value: cookie,
-            maxAgeSeconds: Math.max(1, Math.floor((session.expiresAtMs - view.redisNowMs()) / 1000)),
-          }),
-        ];
+      : [sessionCookie(names, session, cookie, view.redisNowMs())];
 
   const pass: Handler = async (request): Promise<Answer> => {
     if (stopping) throw new Refusal('overloaded');
@@ -302,6 +250,8 @@ export const createGateway = (options: GatewayOptions): Role => {
                 ],
                 ['anteroom-visitor', visitorId],
                 ['anteroom-room', session?.room ?? ''],
+                // What the origin names when it ends the session later, from its own side.
+                ['anteroom-session-id', session === undefined ? '' : sessionIdOf(session)],
               ];
         const prefix = snapshot?.settings.stripPrefix === true ? matchedPrefix(snapshot, request.path) : '';
         const done = await proxy({

@@ -15,6 +15,7 @@ import {
   type Receipt,
   readClaim,
   readReceipt,
+  readSession,
   type Session,
   signClaim,
   signReceipt,
@@ -311,7 +312,16 @@ export const createPlaces = (options: {
         number = found.number;
       }
       const { placeId } = identity;
-      let done = await orUnavailable(claim.run(redis, keys, { nowMs: '', placeId, number }));
+      // Whoever shows the newest cookie keeps it; anyone else of this visitor takes the session over.
+      const shown = readSession(tokens, request.cookie(names.session(room)) ?? '');
+      const isShown =
+        shown !== undefined &&
+        shown.room === room &&
+        shown.sale === sale &&
+        shown.placeId === placeId &&
+        shown.number === number;
+      let shownSerial: number | '' = isShown ? shown.serial : '';
+      let done = await orUnavailable(claim.run(redis, keys, { nowMs: '', placeId, number, shownSerial }));
       if (done.outcome === 'notPromoted' && token !== undefined && token.deadlineMs >= view.redisNowMs()) {
         // Promoted before Redis lost its data: the signed token stands in for the promotion.
         const nowMs = view.redisNowMs();
@@ -324,10 +334,13 @@ export const createPlaces = (options: {
             expiresAtMs: Math.floor(nowMs + snapshot.settings.sessionSeconds * 1000),
             startedAtMs: Math.floor(nowMs),
             sessionEpoch: token.epoch,
+            serial: shownSerial || 1,
           }),
         );
-        if (adopted.outcome === 'adopted')
-          done = await orUnavailable(claim.run(redis, keys, { nowMs: '', placeId, number }));
+        if (adopted.outcome === 'adopted') {
+          shownSerial ||= 1;
+          done = await orUnavailable(claim.run(redis, keys, { nowMs: '', placeId, number, shownSerial }));
+        }
       }
       metrics.inc('claims_total', { room, outcome: done.outcome });
       switch (done.outcome) {
@@ -339,8 +352,8 @@ export const createPlaces = (options: {
           throw new Refusal('not-your-turn');
         case 'active':
         case 'claimed': {
-          const { expiresAtMs, startedAtMs, epoch } = done;
-          const session: Session = { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch };
+          const { expiresAtMs, startedAtMs, epoch, serial } = done;
+          const session: Session = { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial };
           const maxAgeSeconds = Math.max(1, Math.floor((expiresAtMs - view.redisNowMs()) / 1000));
           return {
             session,

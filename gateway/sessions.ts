@@ -1,6 +1,12 @@
-// Sessions as the gate knows them. A cookie is checked locally; Redis is asked once, at first sight; afterwards a
-// bounded map answers, and the entry stream says which visits have ended. While Redis is gone the room's
-// `whenRedisIsGone` decides: `closed` refuses, `bounded` honours sessions seen before until they expire.
+// Sessions as the gate knows them. A cookie is checked locally; Redis is asked once, at first sight of a visit or of
+// a newer cookie of it; afterwards a bounded map answers, and the entry stream says which visits have ended and which
+// cookies have been superseded. While Redis is gone the room's `whenRedisIsGone` decides: `closed` refuses, `bounded`
+// honours sessions seen before until they expire.
+//
+// A visit is in one of three modes here: unknown, live, ended. It stands in the map before Redis is asked, so that news
+// from the stream that overtakes the answer is not lost. What is known carries the age it was learnt in; a gap in the
+// stream begins a new age, in which Redis is asked again. Whoever has ended here is then only looked up, never taken
+// back: a Redis that lost its data would not know better.
 
 import { Refusal } from '../kernel/errors.ts';
 import type { RoomId } from '../kernel/ids.ts';
@@ -15,16 +21,31 @@ export type Admission =
   | { outcome: 'admitted'; session: Session; cookie: string | undefined }
   | { outcome: 'none' };
 
+type Visit = { placeId: string; number: number };
+
 export type Sessions = {
   /** Whether this cookie admits to the room now; `cookie` is its renewed value when it should be replaced. */
   admit(room: RoomId, snapshot: Snapshot, cookie: string | undefined): Promise<Admission>;
-  /** Said by the entry stream. */
-  ended(room: RoomId, visit: { placeId: string; number: number }): void;
-  /** Forgets what was seen, after a gap in the stream: every session is asked for again. */
-  forget(): void;
+  /** Said by the entry stream, or by whoever ended it here. */
+  ended(room: RoomId, visit: Visit): void;
+  /** Said by the entry stream: cookies of this visit with a lower serial admit nobody. */
+  superseded(room: RoomId, visit: Visit, serial: number): void;
+  /** After a gap in the stream: every session is asked for again. */
+  doubt(): void;
 };
 
-type Known = { ended: boolean; renewing: boolean };
+type Known = {
+  mode: 'unknown' | 'live' | 'ended';
+  age: number;
+  /** How often an end was heard of since the visit was last found live. */
+  ends: number;
+  /** The highest that is known; only a cookie that carries it admits. */
+  serial: number;
+  renewing: boolean;
+};
+
+/** As the epoch of a session it says: signed in the present one, so not to be adopted. */
+const NOT_BEFORE_ANY_LOSS = Number.MAX_SAFE_INTEGER;
 
 /** Two generations of this size; when the newer is full, the older is dropped and asked for again. */
 const GENERATION_MAX = 100_000;
@@ -33,27 +54,36 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
   const { redis, view, tokens } = options;
   let newer = new Map<string, Known>();
   let older = new Map<string, Known>();
-  const keyOf = (room: RoomId, visit: { placeId: string; number: number }) =>
-    `${room}/${visit.placeId}/${visit.number}`;
+  let age = 0;
+  const keyOf = (room: RoomId, visit: Visit) => `${room}/${visit.placeId}/${visit.number}`;
 
-  const known = (key: string): Known | undefined => {
-    const recent = newer.get(key);
-    if (recent !== undefined) return recent;
-    const old = older.get(key);
-    if (old !== undefined) remember(key, old);
-    return old;
-  };
-  const remember = (key: string, value: Known): void => {
+  const remember = (key: string, value: Known): Known => {
     if (newer.size >= GENERATION_MAX) {
       older = newer;
       newer = new Map();
     }
     newer.set(key, value);
+    return value;
+  };
+  const known = (key: string): Known | undefined => {
+    const recent = newer.get(key);
+    if (recent !== undefined) return recent;
+    const old = older.get(key);
+    return old === undefined ? undefined : remember(key, old);
+  };
+  const knownOrNew = (key: string): Known =>
+    known(key) ?? remember(key, { mode: 'unknown', age, ends: 0, serial: 0, renewing: false });
+
+  const end = (state: Known): void => {
+    state.mode = 'ended';
+    state.age = age;
+    state.ends += 1;
   };
 
-  /** First sight: the session must be active in Redis, or may be adopted after a loss of data. */
-  const firstSight = async (session: Session): Promise<Known> => {
-    const { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch } = session;
+  /** The session must be active in Redis, or may be adopted after a loss of data. */
+  const ask = async (session: Session, state: Known): Promise<void> => {
+    const { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial } = session;
+    const asked = { age, ends: state.ends };
     const done = await adopt.run(redis, roomKeys(room), {
       nowMs: '',
       sale,
@@ -61,11 +91,24 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
       number,
       expiresAtMs,
       startedAtMs,
-      sessionEpoch: epoch,
+      sessionEpoch: asked.ends > 0 ? NOT_BEFORE_ANY_LOSS : epoch,
+      serial,
     });
     if (done.outcome === 'unknown') throw new Refusal('room-recovering');
-    const live = done.outcome === 'active' || done.outcome === 'adopted';
-    return { ended: !live, renewing: false };
+    if (state.ends !== asked.ends) return; // News has overtaken this answer.
+    switch (done.outcome) {
+      case 'active':
+      case 'adopted':
+        state.mode = 'live';
+        state.age = asked.age;
+        state.ends = 0;
+        state.serial = Math.max(state.serial, done.outcome === 'active' ? done.serial : serial);
+        return;
+      case 'otherSale':
+      case 'finished':
+      case 'ended':
+        end(state);
+    }
   };
 
   const renewed = async (session: Session, state: Known): Promise<Admission> => {
@@ -76,13 +119,24 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
         placeId: session.placeId,
         number: session.number,
       });
-      if (done.outcome !== 'renewed') return { outcome: 'admitted', session, cookie: undefined };
+      if (done.outcome === 'ended') {
+        end(state);
+        return { outcome: 'none' };
+      }
+      if (done.outcome !== 'renewed' || done.expiresAtMs <= session.expiresAtMs)
+        return { outcome: 'admitted', session, cookie: undefined };
       const longer = { ...session, expiresAtMs: done.expiresAtMs };
       return { outcome: 'admitted', session: longer, cookie: signSession(tokens, longer) };
     } finally {
       state.renewing = false;
     }
   };
+
+  /** Past the middle of its life, while the absolute limit leaves something to gain. */
+  const isToBeRenewed = (session: Session, { settings }: Snapshot, nowMs: number): boolean =>
+    settings.sessionRenewal &&
+    session.expiresAtMs - nowMs < settings.sessionSeconds * 500 &&
+    session.expiresAtMs < session.startedAtMs + settings.absoluteSessionSeconds * 1000;
 
   return {
     async admit(room, snapshot, cookie) {
@@ -92,22 +146,20 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
         return { outcome: 'none' };
       const nowMs = view.redisNowMs();
       if (session.expiresAtMs <= nowMs) return { outcome: 'none' };
-      const key = keyOf(room, session);
-      let state = known(key);
+      const state = knownOrNew(keyOf(room, session));
+      if (state.mode === 'ended' && state.age === age) return { outcome: 'none' };
+      const isSeen = state.mode === 'live' && state.age === age && session.serial <= state.serial;
       const bounded = snapshot.settings.whenRedisIsGone === 'bounded';
-      if (!view.redisUp() && !(bounded && state !== undefined)) throw new Refusal('unavailable');
-      if (state === undefined) {
+      if (!view.redisUp() && !(bounded && isSeen)) throw new Refusal('unavailable');
+      if (!isSeen) {
         try {
-          state = await firstSight(session);
+          await ask(session, state);
         } catch (cause) {
           throw cause instanceof Refusal ? cause : new Refusal('unavailable', { cause });
         }
-        remember(key, state);
       }
-      if (state.ended) return { outcome: 'none' };
-      const { sessionSeconds, sessionRenewal } = snapshot.settings;
-      const left = session.expiresAtMs - nowMs;
-      if (sessionRenewal && !state.renewing && left < sessionSeconds * 500 && view.redisUp()) {
+      if (state.mode !== 'live' || session.serial < state.serial) return { outcome: 'none' };
+      if (isToBeRenewed(session, snapshot, nowMs) && !state.renewing && view.redisUp()) {
         try {
           return await renewed(session, state);
         } catch {
@@ -118,14 +170,14 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
       return { outcome: 'admitted', session, cookie: undefined };
     },
     ended(room, visit) {
-      const key = keyOf(room, visit);
-      const state = known(key);
-      if (state !== undefined) state.ended = true;
-      else remember(key, { ended: true, renewing: false });
+      end(knownOrNew(keyOf(room, visit)));
     },
-    forget() {
-      newer = new Map();
-      older = new Map();
+    superseded(room, visit, serial) {
+      const state = knownOrNew(keyOf(room, visit));
+      state.serial = Math.max(state.serial, serial);
+    },
+    doubt() {
+      age += 1;
     },
   };
 };

@@ -24,6 +24,8 @@ export const errorTable = {
   // Who the caller is
   'token-invalid': [401, 'The token is not valid here. Sign in again.'],
   'token-missing': [401, 'Sign in first: send an `Authorization: Bearer` header.'],
+  'token-expired': [401, 'The token has expired. Ask whoever runs this waiting room for a new one.'],
+  'token-other-room': [403, 'This token is for another room. Use one made for this room.'],
   'role-missing': [403, 'Your role does not allow this.'],
   'not-yours': [403, 'This belongs to someone else.'],
   'origin-refused': [403, 'Requests from that page are not accepted here.'],
@@ -38,6 +40,20 @@ export const errorTable = {
   'place-finished': [410, 'This visit is over. Join again to get a new place.'],
   'not-your-turn': [409, 'It is not your turn yet. Keep waiting; your place is safe.'],
   'receipt-invalid': [400, 'This receipt is not valid for this room and sale.'],
+  'pass-invalid': [
+    400,
+    'This pass is not valid for this room and sale. Enter from the waiting page to get one.',
+  ],
+  'pass-expired': [410, 'This pass has expired. Enter from the waiting page again to get a new one.'],
+  'pass-redeemed': [
+    409,
+    'This pass has been used. Enter again from the waiting page where you had your turn.',
+  ],
+  'session-superseded': [
+    409,
+    'This visit has moved to another browser since. Enter again from the waiting page to go on here.',
+  ],
+  'session-missing': [404, 'There is no such session now. If it was there before, it has ended already.'],
   blocked: [
     403,
     'We could not let this request in. If you are a person, use the link on this page to tell us.',

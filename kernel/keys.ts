@@ -55,7 +55,8 @@ export const keyTable = {
     type: 'hash',
     owner: 'lua/room',
     life: 'the sale',
-    holds: 'placeId → what the sets cannot say, for the few it concerns',
+    holds:
+      'placeId → what the sets cannot say, for the few it concerns: number, score, flags, start and a session’s serial',
   },
   finished: {
     name: 'ar:{r}:finished',

@@ -17,7 +17,7 @@ import {
   timingSafeEqual,
 } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
-import { createLocalJWKSet, createRemoteJWKSet, exportJWK, type JWK, jwtVerify, SignJWT } from 'jose';
+import { createLocalJWKSet, createRemoteJWKSet, errors, exportJWK, type JWK, jwtVerify, SignJWT } from 'jose';
 
 export type TokenKind =
   | 'visitor'
@@ -64,6 +64,9 @@ export const loadKeys = async (file: string): Promise<string> => {
 export const generateKey = (kid: string = randomBytes(3).toString('hex')): string =>
   `${kid}:${randomBytes(32).toString('base64url')}`;
 
+export type Pass = { sale: number; placeId: string; number: number; serial: number; sessionId: string };
+export type PassRead = ({ outcome: 'valid' } & Pass) | { outcome: 'expired' } | { outcome: 'invalid' };
+
 export type Tokens = {
   sign(kind: TokenKind, fields: readonly Field[]): string;
   /** The fields, if the token is whole, of this kind and signed with a known key; never throws. */
@@ -75,19 +78,22 @@ export type Tokens = {
     sale: number;
     placeId: string;
     number: number;
+    serial: number;
     sessionId: string;
     lifeSeconds: number;
     nowMs: number;
   }): Promise<string>;
-  verifyPass(
-    token: string,
-    room: string,
-  ): Promise<{ sale: number; placeId: string; number: number; sessionId: string } | undefined>;
+  /** `nowMs` is Redis's time, as at signing: a gateway whose own clock is wrong judges like the others. */
+  verifyPass(token: string, expected: { room: string; nowMs: number }): Promise<PassRead>;
   /** The public keys as a JWK set (RFC 7517). */
   jwks(): Promise<{ keys: JWK[] }>;
 };
 
 const PASS_TYP = 'anteroom-pass+jwt';
+/** Longest life of a pass: long enough for a redirect to another host, short enough to be worth little if copied. */
+export const PASS_LIFE_SECONDS = 300;
+/** Gateways read Redis's clock about once a second and so differ by a little. */
+const PASS_TOLERANCE_SECONDS = 2;
 
 /**
  * An Ed25519 key from 32 derived bytes. RFC 8410: the PKCS#8 wrapping of a seed is a fixed 16-byte prefix, so
@@ -155,9 +161,9 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
       }
     },
     derive: (purpose) => keyFor(oldest, purpose),
-    async signPass({ room, sale, placeId, number, sessionId, lifeSeconds, nowMs }) {
+    async signPass({ room, sale, placeId, number, serial, sessionId, lifeSeconds, nowMs }) {
       const at = Math.floor(nowMs / 1000);
-      return new SignJWT({ sale, number })
+      return new SignJWT({ sale, number, serial })
         .setProtectedHeader({ alg: 'EdDSA', typ: PASS_TYP, kid: newest.kid })
         .setIssuer(issuer)
         .setAudience(room)
@@ -167,8 +173,8 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
         .setExpirationTime(at + lifeSeconds)
         .sign(passKeys[0]!.privateKey);
     },
-    async verifyPass(token, room) {
-      if (token.length > 2000) return undefined;
+    async verifyPass(token, { room, nowMs }) {
+      if (token.length > 2000) return { outcome: 'invalid' };
       try {
         const { payload } = await jwtVerify(
           token,
@@ -183,13 +189,18 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
             issuer,
             audience: room,
             requiredClaims: ['exp', 'iat', 'jti', 'sub'],
-            maxTokenAge: 300,
+            maxTokenAge: PASS_LIFE_SECONDS,
+            clockTolerance: PASS_TOLERANCE_SECONDS,
+            currentDate: new Date(nowMs),
           },
         );
-        if (typeof payload.sale !== 'number' || typeof payload.number !== 'number') return undefined;
-        return { sale: payload.sale, number: payload.number, placeId: payload.sub!, sessionId: payload.jti! };
-      } catch {
-        return undefined; // Any fault of a stranger's token is the same answer: not valid.
+        const { sale, number, serial, sub, jti } = payload;
+        if (typeof sale !== 'number' || typeof number !== 'number' || typeof serial !== 'number')
+          return { outcome: 'invalid' };
+        return { outcome: 'valid', sale, number, serial, placeId: sub!, sessionId: jti! };
+      } catch (error) {
+        // Only a pass of ours that is too old is told so; any other fault of a stranger's token is one answer.
+        return { outcome: error instanceof errors.JWTExpired ? 'expired' : 'invalid' };
       }
     },
     async jwks() {

@@ -22,6 +22,8 @@ export type Session = {
   expiresAtMs: number;
   startedAtMs: number;
   epoch: number;
+  /** Rises when the session goes to another browser or host; a cookie with a lower one admits nobody. */
+  serial: number;
 };
 export type Claim = {
   room: RoomId;
@@ -42,7 +44,24 @@ export const signReceipt = (tokens: Tokens, r: Receipt): string =>
     r.epoch,
   ]);
 export const signSession = (tokens: Tokens, s: Session): string =>
-  tokens.sign('session', [s.room, s.sale, s.placeId, s.number, s.expiresAtMs, s.startedAtMs, s.epoch]);
+  tokens.sign('session', [
+    s.room,
+    s.sale,
+    s.placeId,
+    s.number,
+    s.expiresAtMs,
+    s.startedAtMs,
+    s.epoch,
+    s.serial,
+  ]);
+/** The name of a session in passes, headers and the interface that ends it. */
+export const sessionIdOf = (visit: { placeId: PlaceId; number: number }): string =>
+  `${visit.placeId}.${visit.number}`;
+export const parseSessionId = (text: string): { placeId: PlaceId; number: number } | undefined => {
+  const [, place, number] = /^([^.]+)\.([1-9]\d{0,14})$/.exec(text) ?? [];
+  const placeId = parsePlaceId(place);
+  return placeId === undefined ? undefined : { placeId, number: Number(number) };
+};
 export const signClaim = (tokens: Tokens, c: Claim): string =>
   tokens.sign('claim', [c.room, c.sale, c.placeId, c.number, c.deadlineMs, c.epoch]);
 
@@ -66,10 +85,10 @@ export const readReceipt = (tokens: Tokens, text: string): Receipt | undefined =
   return { ...visit, score: rest[0]!, epoch: rest[1]!, withheld: honest === undefined };
 };
 export const readSession = (tokens: Tokens, text: string): Session | undefined => {
-  const read = readVisit(tokens.verify('session', text), 7);
+  const read = readVisit(tokens.verify('session', text), 8);
   if (read === undefined) return undefined;
   const { rest, ...visit } = read;
-  return { ...visit, expiresAtMs: rest[0]!, startedAtMs: rest[1]!, epoch: rest[2]! };
+  return { ...visit, expiresAtMs: rest[0]!, startedAtMs: rest[1]!, epoch: rest[2]!, serial: rest[3]! };
 };
 export const readClaim = (tokens: Tokens, text: string): Claim | undefined => {
   const read = readVisit(tokens.verify('claim', text), 6);

@@ -188,7 +188,21 @@ export const promote = script({
 });
 
 /** A session: its visit is the caller's. All times are Redis's, in ms. */
-export type SessionTimes = { number: number; expiresAtMs: number; startedAtMs: number; epoch: number };
+export type SessionTimes = {
+  number: number;
+  expiresAtMs: number;
+  startedAtMs: number;
+  epoch: number;
+  /** Rises each time the session goes to another browser or host; only the newest counts. */
+  serial: number;
+};
+const timesOf = (reply: Reply): SessionTimes => ({
+  number: count(reply, 1),
+  expiresAtMs: count(reply, 2),
+  startedAtMs: count(reply, 3),
+  epoch: count(reply, 4),
+  serial: count(reply, 5),
+});
 export type Claimed =
   | Unknown
   | { outcome: 'finished' }
@@ -198,22 +212,46 @@ export type Claimed =
 
 export const claim = script({
   name: 'room.claim',
-  keys: ['room', 'promoted', 'active', 'places', 'finished'],
-  args: ['nowMs', 'placeId', 'number'],
+  keys: ['room', 'promoted', 'active', 'places', 'finished', 'entries'],
+  args: ['nowMs', 'placeId', 'number', 'shownSerial'],
   outcomes: ['unknown', 'finished', 'active', 'notPromoted', 'claimed'],
   read: (reply): Claimed => {
     switch (reply[0]) {
       case 'active':
       case 'claimed':
-        return {
-          outcome: reply[0],
-          number: count(reply, 1),
-          expiresAtMs: count(reply, 2),
-          startedAtMs: count(reply, 3),
-          epoch: count(reply, 4),
-        };
+        return { outcome: reply[0], ...timesOf(reply) };
       case 'finished':
       case 'notPromoted':
+        return { outcome: reply[0] };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
+});
+
+export type Redeemed =
+  | Unknown
+  | OtherSale
+  | { outcome: 'finished' | 'notActive' | 'redeemedBefore' }
+  | { outcome: 'superseded'; serial: number }
+  | ({ outcome: 'redeemed' } & SessionTimes);
+
+export const redeem = script({
+  name: 'room.redeem',
+  keys: ['room', 'active', 'places', 'finished', 'entries'],
+  args: ['nowMs', 'sale', 'placeId', 'number', 'serial'],
+  outcomes: ['unknown', 'otherSale', 'finished', 'notActive', 'redeemedBefore', 'superseded', 'redeemed'],
+  read: (reply): Redeemed => {
+    switch (reply[0]) {
+      case 'otherSale':
+        return { outcome: 'otherSale', sale: count(reply, 1) };
+      case 'superseded':
+        return { outcome: 'superseded', serial: count(reply, 1) };
+      case 'redeemed':
+        return { outcome: 'redeemed', ...timesOf(reply) };
+      case 'finished':
+      case 'notActive':
+      case 'redeemedBefore':
         return { outcome: reply[0] };
       default:
         return { outcome: 'unknown' };
@@ -334,21 +372,21 @@ export const restore = script({
 export type Adopted =
   | Unknown
   | OtherSale
-  | { outcome: 'active'; expiresAtMs: number }
+  | { outcome: 'active'; expiresAtMs: number; serial: number }
   | { outcome: 'finished' | 'ended' }
   | { outcome: 'adopted'; expiresAtMs: number; overCap: boolean };
 
 export const adopt = script({
   name: 'room.adopt',
-  keys: ['room', 'line', 'parked', 'active', 'places', 'finished', 'promoted'],
-  args: ['nowMs', 'sale', 'placeId', 'number', 'expiresAtMs', 'startedAtMs', 'sessionEpoch'],
+  keys: ['room', 'line', 'parked', 'active', 'places', 'finished', 'promoted', 'entries'],
+  args: ['nowMs', 'sale', 'placeId', 'number', 'expiresAtMs', 'startedAtMs', 'sessionEpoch', 'serial'],
   outcomes: ['unknown', 'otherSale', 'active', 'finished', 'ended', 'adopted'],
   read: (reply): Adopted => {
     switch (reply[0]) {
       case 'otherSale':
         return { outcome: 'otherSale', sale: count(reply, 1) };
       case 'active':
-        return { outcome: 'active', expiresAtMs: count(reply, 1) };
+        return { outcome: 'active', expiresAtMs: count(reply, 1), serial: count(reply, 2) };
       case 'finished':
       case 'ended':
         return { outcome: reply[0] };

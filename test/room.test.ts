@@ -2,6 +2,7 @@
 
 import t from 'tap';
 import { type PlaceId, parsePlaceId, parseRoomId, type RoomId } from '../kernel/ids.ts';
+import { parseEntry } from '../line/entries.ts';
 import { aheadOf } from '../line/position.ts';
 import { defaultSettings, type Settings } from '../line/settings.ts';
 import { parseSnapshot } from '../line/snapshot.ts';
@@ -60,10 +61,12 @@ const open = async (over: Partial<Settings> = {}) => {
     scripts.promote.run(redis, keys, { nowMs, promoteMax: max, examineMax: 500 });
   const look = (name: string) => scripts.look.run(redis, keys, { placeId: place(name) });
   const reap = (nowMs: number) => scripts.reap.run(redis, keys, { nowMs, reapMax: 100, entriesMax: 10_000 });
-  const claim = (name: string, number: number, nowMs: number) =>
-    scripts.claim.run(redis, keys, { nowMs, placeId: place(name), number });
+  const claim = (name: string, number: number, nowMs: number, shownSerial: number | '' = '') =>
+    scripts.claim.run(redis, keys, { nowMs, placeId: place(name), number, shownSerial });
+  const redeem = (name: string, number: number, nowMs: number, serial: number) =>
+    scripts.redeem.run(redis, keys, { nowMs, sale: 1, placeId: place(name), number, serial });
   const line = () => redis.zrange(keys.line, '0', '-1');
-  return { room, keys, redis, configure, join, promote, look, reap, claim, line, place };
+  return { room, keys, redis, configure, join, promote, look, reap, claim, redeem, line, place };
 };
 
 t.test('Q5: a hundred first joins at once give one place and a hundred equal answers', async (t) => {
@@ -83,7 +86,8 @@ t.test('Q10: a room that is not there answers unknown to everything, and lets no
     scripts.look.run(redis, keys, { placeId }),
     scripts.here.run(redis, keys, { nowMs: '', placeIds: [placeId] }),
     scripts.promote.run(redis, keys, { nowMs: '', promoteMax: 1, examineMax: 1 }),
-    scripts.claim.run(redis, keys, { nowMs: '', placeId, number: 1 }),
+    scripts.claim.run(redis, keys, { nowMs: '', placeId, number: 1, shownSerial: '' }),
+    scripts.redeem.run(redis, keys, { nowMs: '', sale: 1, placeId, number: 1, serial: 1 }),
     scripts.renew.run(redis, keys, { nowMs: '', placeId, number: 1 }),
     scripts.end.run(redis, keys, { nowMs: '', placeId, number: 1, reason: 'x' }),
     scripts.leave.run(redis, keys, { nowMs: '', placeId }),
@@ -98,6 +102,7 @@ t.test('Q10: a room that is not there answers unknown to everything, and lets no
       expiresAtMs: 9e12,
       startedAtMs: 1,
       sessionEpoch: 1,
+      serial: 1,
     }),
     scripts.configure.run(redis, keys, { nowMs: '', version: 1, settings: '{}', create: 0 }),
     scripts.notice.run(redis, keys, { nowMs: '', noticeId: 'n', text: 'x', level: 'info' }),
@@ -176,7 +181,7 @@ t.test(
     await promote(T0);
     const first = await claim('a', 1, T0);
     t.match(first, { outcome: 'claimed' });
-    t.same({ ...(await claim('a', 1, T0 + 5000)), outcome: 'claimed' }, first);
+    t.same({ ...(await claim('a', 1, T0 + 5000, 1)), outcome: 'claimed' }, first);
     t.equal((await claim('a', 2, T0)).outcome, 'notPromoted', 'another visit has not been promoted');
     t.equal(
       (await scripts.end.run(redis, keys, { nowMs: T0, placeId: place('a'), number: 1, reason: 'purchase' }))
@@ -201,6 +206,7 @@ t.test(
       expiresAtMs: T0 + 9e6,
       startedAtMs: T0,
       sessionEpoch: 0,
+      serial: 9,
     });
     t.equal(adopted.outcome, 'finished');
     const restored = await scripts.restore.run(redis, keys, {
@@ -214,6 +220,67 @@ t.test(
     t.equal(restored.outcome, 'finished');
   },
 );
+
+t.test(
+  'the newest cookie of a session keeps its serial; anyone else of the visitor takes the session over',
+  async (t) => {
+    const { join, promote, claim, redis, keys, place } = await open({ sessionSeconds: 100 });
+    await join('a');
+    await promote(T0);
+    const first = await claim('a', 1, T0);
+    t.match(first, { outcome: 'claimed', serial: 1, expiresAtMs: T0 + 100_000 });
+    const same = { outcome: 'active', expiresAtMs: T0 + 100_000, startedAtMs: T0 };
+    t.match(await claim('a', 1, T0 + 1000, 1), { ...same, serial: 1 });
+    t.match(await claim('a', 1, T0 + 2000), { ...same, serial: 2 });
+    t.match(await claim('a', 1, T0 + 3000, 1), { ...same, serial: 3 }, 'an older cookie is no newest one');
+    t.match(await claim('a', 1, T0 + 4000, 3), { ...same, serial: 3 });
+    const renewed = await scripts.renew.run(redis, keys, {
+      nowMs: T0 + 5000,
+      placeId: place('a'),
+      number: 1,
+    });
+    t.match(renewed, { outcome: 'renewed', expiresAtMs: T0 + 105_000 });
+    t.match(await claim('a', 1, T0 + 6000, 3), { serial: 3, expiresAtMs: T0 + 105_000 });
+    t.equal(
+      (await claim('a', 1, T0 + 105_001, 3)).outcome,
+      'finished',
+      'nothing is given of what has run out',
+    );
+    const told: unknown[] = [];
+    for (const [, flat] of await redis.xrange(keys.entries, '-', '+')) {
+      const entry = parseEntry(flat ?? []);
+      if (entry?.kind === 'superseded') told.push([entry.serial, entry.visits]);
+    }
+    const visits = [{ placeId: place('a'), number: 1 }];
+    t.same(told, [
+      [2, visits],
+      [3, visits],
+    ]);
+  },
+);
+
+t.test('a session moves to another host once, and only at the word of its newest pass', async (t) => {
+  const { join, promote, claim, redeem, look, redis, keys, place } = await open({ sessionSeconds: 100 });
+  await join('a');
+  t.same(await redeem('a', 1, T0, 1), { outcome: 'notActive' });
+  await promote(T0);
+  t.same(await redeem('a', 1, T0, 1), { outcome: 'notActive' });
+  await claim('a', 1, T0);
+  await claim('a', 1, T0);
+  t.same(await redeem('a', 1, T0, 1), { outcome: 'superseded', serial: 2 });
+  t.same(await redeem('a', 2, T0, 2), { outcome: 'notActive' }, 'another visit');
+  const otherSale = { nowMs: T0, sale: 2, placeId: place('a'), number: 1, serial: 2 };
+  t.same(await scripts.redeem.run(redis, keys, otherSale), { outcome: 'otherSale', sale: 1 });
+  const moved = await redeem('a', 1, T0 + 1000, 2);
+  t.match(moved, { outcome: 'redeemed', expiresAtMs: T0 + 100_000, startedAtMs: T0, serial: 3 });
+  t.same(await redeem('a', 1, T0 + 1000, 2), { outcome: 'redeemedBefore' });
+  t.match(await claim('a', 1, T0 + 2000), { outcome: 'active', serial: 4 });
+  t.same(await redeem('a', 1, T0 + 2000, 4), { outcome: 'redeemedBefore' }, 'a fresh pass changes nothing');
+  t.match(await look('a'), { state: 'active', missed: false });
+  t.same(await redeem('a', 1, T0 + 100_001, 4), { outcome: 'notActive' }, 'what has run out moves nowhere');
+  await scripts.end.run(redis, keys, { nowMs: T0, placeId: place('a'), number: 1, reason: 'x' });
+  t.same(await redeem('a', 1, T0, 4), { outcome: 'finished' });
+});
 
 t.test(
   'a session is renewed up to its absolute limit, and not when the room says so or it has expired',
@@ -401,7 +468,7 @@ t.test(
     t.match(await restore('c', 3), { outcome: 'restored', number: 3 });
     t.equal((await restore('c', 3)).outcome, 'held');
     t.equal((await restore('served', 1)).outcome, 'passed');
-    const adopt = (sessionEpoch: number) =>
+    const adopt = (sessionEpoch: number, serial = 1) =>
       scripts.adopt.run(redis, keys, {
         nowMs: lost,
         sale: 1,
@@ -410,10 +477,22 @@ t.test(
         expiresAtMs: lost + 100_000,
         startedAtMs: T0,
         sessionEpoch,
+        serial,
       });
     t.equal((await adopt(lost)).outcome, 'ended', 'a session of this epoch that is not active has ended');
     t.match(await adopt(epoch), { outcome: 'adopted', overCap: false });
-    t.match(await adopt(epoch), { outcome: 'active' });
+    t.match(await adopt(epoch), { outcome: 'active', serial: 1 });
+    t.match(await adopt(epoch, 3), { outcome: 'active', serial: 3 }, 'of two cookies the newer wins');
+    t.match(await adopt(epoch, 1), { outcome: 'active', serial: 3 }, 'whichever came first');
+    const supersededBy = async () => {
+      const serials: number[] = [];
+      for (const [, flat] of await redis.xrange(keys.entries, '-', '+')) {
+        const entry = parseEntry(flat ?? []);
+        if (entry?.kind === 'superseded') serials.push(entry.serial);
+      }
+      return serials;
+    };
+    t.same(await supersededBy(), [3], 'and every gateway is told');
     t.same(await before.promote(lost + 1000), { outcome: 'gated', reason: 'recovering' });
     t.same(await before.line(), [place('c'), place('e')]);
     const after = lost + 60_001;

@@ -43,7 +43,7 @@ const open = async (over: Partial<Settings> = {}) => {
       joinOne(redis, keys, { nowMs, placeId: place(name), sale: settings.sale, lineMax: 1_000_000 }),
     promote: (nowMs: number) => scripts.promote.run(redis, keys, { nowMs, promoteMax: 500, examineMax: 500 }),
     claim: (name: string | number, number: number, nowMs: number) =>
-      scripts.claim.run(redis, keys, { nowMs, placeId: place(name), number }),
+      scripts.claim.run(redis, keys, { nowMs, placeId: place(name), number, shownSerial: '' }),
     reap: (nowMs: number) => scripts.reap.run(redis, keys, { nowMs, reapMax: 500, entriesMax: 10_000 }),
     close: (nowMs: number) => scripts.close.run(redis, keys, { nowMs }),
     kinds: async () =>
@@ -99,7 +99,12 @@ t.test('Q20: after a sale the memory of Redis returns to the baseline', async (t
     for (const placeId of promoted.slice(0, 20)) {
       const found = await scripts.look.run(redis, sale.keys, { placeId });
       if (found.outcome === 'held')
-        await scripts.claim.run(redis, sale.keys, { nowMs: at, placeId, number: found.number });
+        await scripts.claim.run(redis, sale.keys, {
+          nowMs: at,
+          placeId,
+          number: found.number,
+          shownSerial: '',
+        });
     }
     await scripts.here.run(redis, sale.keys, {
       nowMs: at,

@@ -142,7 +142,7 @@ const wordsOf = (view) => {
         'good',
         'check',
         'You are in',
-        'Your visit has begun. You can go on where you left.',
+        'Your visit has begun. Go on here: it is open in one browser at a time.',
         { button: { act: 'enter', label: 'Continue' } },
       ];
     case 'finished':

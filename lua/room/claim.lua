@@ -1,28 +1,39 @@
--- room.claim: turns a promotion into the one session of its visit. Claiming again returns the same session. A
--- claim after the deadline still counts while nobody has reaped it: the slot was kept all the while.
--- KEYS: room promoted active places finished
--- ARGV: nowMs(ms, '' = Redis TIME) placeId number
--- Returns: unknown | finished | active <number> <expiresAtMs> <startedAtMs> <epoch> | notPromoted | claimed <number> <expiresAtMs> <startedAtMs> <epoch>
+-- room.claim: turns a promotion into the one session of its visit. Claiming again returns the same session and
+-- never extends it. A claimant who shows the newest cookie (its serial) keeps it; anyone else of the same visitor
+-- takes the session over with the next serial, and the stream tells every gateway that lower ones are worth nothing.
+-- A claim after the deadline still counts while nobody has reaped it: the slot was kept all the while.
+-- KEYS: room promoted active places finished entries
+-- ARGV: nowMs(ms, '' = Redis TIME) placeId number shownSerial('' = no cookie of this visit)
+-- Returns: unknown | finished | active <number> <expiresAtMs> <startedAtMs> <epoch> <serial> | notPromoted | claimed <number> <expiresAtMs> <startedAtMs> <epoch> <serial>
 -- Cost: O(log n)
-local roomKey, promotedKey, activeKey, placesKey, finishedKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local nowArg, placeId, number = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local roomKey, promotedKey, activeKey, placesKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local finishedKey, entriesKey = KEYS[5], KEYS[6]
+local nowArg, placeId, number, shownSerial = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local f = redis.call('HMGET', roomKey, 'epoch', 'sessionSeconds', 'absoluteSessionSeconds')
 if not f[1] then return { 'unknown' } end
 local time = redis.call('TIME')
 local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
+local epoch = tonumber(f[1])
+local entry = redis.call('HGET', placesKey, placeId) or ''
+local held, score, flags, started, serial = string.match(entry, '^(%d+) (%-?%d+) (%d) (%d+) ?(%d*)$')
+local isOwn = tonumber(held) == number
+local expiresAt = isOwn and tonumber(redis.call('ZSCORE', activeKey, placeId))
 if tonumber(redis.call('HGET', finishedKey, placeId) or 0) >= number then return { 'finished' } end
-local entry = redis.call('HGET', placesKey, placeId)
-local held, score, _, started = string.match(entry or '', '^(%d+) (%-?%d+) (%d) (%d+)$')
-local expiresAt = redis.call('ZSCORE', activeKey, placeId)
-if expiresAt and tonumber(held) == number then
-  return { 'active', number, tonumber(expiresAt), tonumber(started), tonumber(f[1]) }
+if expiresAt and expiresAt < now then return { 'finished' } end
+if expiresAt then
+  if tonumber(serial) ~= shownSerial then
+    serial = tonumber(serial) + 1
+    redis.call('HSET', placesKey, placeId, string.format('%s %s %s %s %d', held, score, flags, started, serial))
+    redis.call('XADD', entriesKey, '*', 'kind', 'superseded', 'atMs', now, 'visits', placeId .. ' ' .. number, 'serial', serial)
+  end
+  return { 'active', number, expiresAt, tonumber(started), epoch, tonumber(serial) }
 end
-if tonumber(held) ~= number or not redis.call('ZSCORE', promotedKey, placeId) then return { 'notPromoted' } end
+if not isOwn or not redis.call('ZSCORE', promotedKey, placeId) then return { 'notPromoted' } end
 
 expiresAt = now + math.min(tonumber(f[2]), tonumber(f[3])) * 1000
 redis.call('ZREM', promotedKey, placeId)
 redis.call('ZADD', activeKey, expiresAt, placeId)
-redis.call('HSET', placesKey, placeId, string.format('%d %d 0 %d', number, tonumber(score), now))
+redis.call('HSET', placesKey, placeId, string.format('%s %s 0 %d 1', held, score, now))
 redis.call('HINCRBY', roomKey, 'claimedTotal', 1)
-return { 'claimed', number, expiresAt, now, tonumber(f[1]) }
+return { 'claimed', number, expiresAt, now, epoch, 1 }

@@ -13,7 +13,7 @@ local entry = redis.call('HGET', placesKey, placeId)
 local number, score, missed
 if entry then
   number, score, missed = string.match(entry, '^(%d+) (%-?%d+) (%d)')
-  number, score, missed = tonumber(number), tonumber(score), tonumber(missed)
+  number, score, missed = tonumber(number), tonumber(score), missed % 2
 end
 local untilMs = tonumber(redis.call('ZSCORE', activeKey, placeId))
 if untilMs then return { 'held', 'active', number, score, untilMs, epoch, missed } end

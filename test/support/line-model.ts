@@ -8,6 +8,9 @@ export type ModelPlace = {
   missed: boolean;
   untilMs: number;
   startedAtMs: number;
+  /** Of an active place: rises when its session goes elsewhere. */
+  serial?: number;
+  redeemed?: boolean;
 };
 
 export type ModelSettings = {
@@ -99,12 +102,14 @@ export class LineModel {
 
   adopt(
     placeId: string,
-    session: { number: number; expiresAtMs: number; startedAtMs: number; epoch: number },
+    session: { number: number; expiresAtMs: number; startedAtMs: number; epoch: number; serial: number },
     nowMs: number,
   ): string {
     const place = this.places.get(placeId);
-    if (place?.state === 'active' && place.number === session.number && place.untilMs >= nowMs)
-      return 'active';
+    if (place?.state === 'active' && place.number === session.number && place.untilMs >= nowMs) {
+      place.serial = Math.max(place.serial ?? 0, session.serial);
+      return `active ${place.untilMs} ${place.serial}`;
+    }
     if ((this.finished.get(placeId) ?? 0) >= session.number) return 'finished';
     const isInside = place?.state === 'active' || place?.state === 'promoted';
     if (isInside || session.epoch >= this.epoch || session.expiresAtMs < nowMs) return 'ended';
@@ -115,8 +120,9 @@ export class LineModel {
       missed: false,
       untilMs: session.expiresAtMs,
       startedAtMs: session.startedAtMs,
+      serial: session.serial,
     });
-    return 'adopted';
+    return `adopted ${session.expiresAtMs}`;
   }
 
   inState(state: ModelPlace['state']): [string, ModelPlace][] {
@@ -213,17 +219,33 @@ export class LineModel {
     return `promoted ${promoted.length} ${parked} ${promoted.join(',')}`;
   }
 
-  claim(placeId: string, number: number, nowMs: number): string {
+  claim(placeId: string, number: number, shownSerial: number | '', nowMs: number): string {
     const place = this.places.get(placeId);
     if ((this.finished.get(placeId) ?? 0) >= number) return 'finished';
-    if (place?.state === 'active' && place.number === number) return `active ${place.untilMs}`;
+    if (place?.state === 'active' && place.number === number) {
+      if (place.untilMs < nowMs) return 'finished';
+      if (place.serial !== shownSerial) place.serial = (place.serial ?? 0) + 1;
+      return `active ${place.untilMs} ${place.serial}`;
+    }
     if (place?.state !== 'promoted' || place.number !== number) return 'notPromoted';
     place.state = 'active';
     place.missed = false;
     place.startedAtMs = nowMs;
     place.untilMs =
       nowMs + Math.min(this.settings.sessionSeconds, this.settings.absoluteSessionSeconds) * 1000;
-    return `claimed ${place.untilMs}`;
+    place.serial = 1;
+    return `claimed ${place.untilMs} 1`;
+  }
+
+  redeem(placeId: string, number: number, serial: number, nowMs: number): string {
+    const place = this.places.get(placeId);
+    if ((this.finished.get(placeId) ?? 0) >= number) return 'finished';
+    if (place?.state !== 'active' || place.number !== number || place.untilMs < nowMs) return 'notActive';
+    if (place.redeemed) return 'redeemedBefore';
+    if (place.serial !== serial) return 'superseded';
+    place.redeemed = true;
+    place.serial = serial + 1;
+    return `redeemed ${place.untilMs} ${place.serial}`;
   }
 
   renew(placeId: string, number: number, nowMs: number): string {

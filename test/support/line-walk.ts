@@ -19,7 +19,7 @@ const RECOVERY_SECONDS = 20;
 const T0 = 1_800_000_000_000;
 
 type Held = { number: number; score: number };
-type Session = { number: number; expiresAtMs: number; startedAtMs: number; epoch: number };
+type Session = { number: number; expiresAtMs: number; startedAtMs: number; epoch: number; serial: number };
 
 /** Every place and the set it stands in; throws when one stands in two. */
 const stateOf = async (redis: Redis, id: RoomId): Promise<Map<string, { state: string; value: number }>> => {
@@ -52,7 +52,20 @@ const expected = (place: ModelPlace): { state: string; value: number } => ({
 
 const OPERATIONS = [
   ...['join', 'join', 'join', 'joinMany', 'withhold', 'hear', 'hear', 'promote', 'promote', 'promote'],
-  ...['claim', 'claim', 'renew', 'end', 'leave', 'release', 'reap', 'reap', 'restore', 'adopt', 'suspend'],
+  ...[
+    'claim',
+    'claim',
+    'redeem',
+    'renew',
+    'end',
+    'leave',
+    'release',
+    'reap',
+    'reap',
+    'restore',
+    'adopt',
+    'suspend',
+  ],
   ...[
     'retune',
     'measure',
@@ -171,7 +184,9 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
     const receipt = receipts.get(placeId);
     const number = dice.pick([place?.number ?? 1, receipt?.number ?? 1, place?.number ?? 1]);
     const tell = (done: object & { outcome: string }) =>
-      'expiresAtMs' in done ? `${done.outcome} ${String(done.expiresAtMs)}` : done.outcome;
+      'expiresAtMs' in done
+        ? `${done.outcome} ${String(done.expiresAtMs)}${'serial' in done ? ` ${String(done.serial)}` : ''}`
+        : done.outcome;
     switch (operation) {
       case 'join':
       case 'withhold':
@@ -196,18 +211,29 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
         const examineMax = dice.pick([1, 4, 500]);
         return () => promote(promoteMax, examineMax);
       }
-      case 'claim':
+      case 'claim': {
+        const shownSerial = dice.pick(['', 1, 2] as const);
         return async () => {
-          const done = await scripts.claim.run(redis, keys, { nowMs, placeId, number });
-          if (done.outcome === 'claimed')
-            sessions.set(placeId, {
-              number,
-              expiresAtMs: done.expiresAtMs,
-              startedAtMs: done.startedAtMs,
-              epoch: done.epoch,
-            });
-          return [tell(done), model.claim(placeId, number, nowMs)];
+          const done = await scripts.claim.run(redis, keys, { nowMs, placeId, number, shownSerial });
+          if (done.outcome === 'claimed' || done.outcome === 'active') {
+            const { outcome: _, ...session } = done;
+            sessions.set(placeId, session);
+          }
+          return [tell(done), model.claim(placeId, number, shownSerial, nowMs)];
         };
+      }
+      case 'redeem': {
+        const serial = dice.pick([1, 2, 3]);
+        const { sale } = settings;
+        return async () => {
+          const done = await scripts.redeem.run(redis, keys, { nowMs, sale, placeId, number, serial });
+          if (done.outcome === 'redeemed') {
+            const { outcome: _, ...session } = done;
+            sessions.set(placeId, session);
+          }
+          return [tell(done), model.redeem(placeId, number, serial, nowMs)];
+        };
+      }
       case 'renew':
         return async () => [
           tell(await scripts.renew.run(redis, keys, { nowMs, placeId, number })),
@@ -261,7 +287,7 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
           const { epoch: sessionEpoch, ...rest } = session;
           const done = await scripts.adopt.run(redis, keys, { nowMs, sale, placeId, ...rest, sessionEpoch });
           if (sale !== settings.sale) return [done.outcome, 'otherSale'];
-          return [done.outcome, model.adopt(placeId, session, nowMs)];
+          return [tell(done), model.adopt(placeId, session, nowMs)];
         };
       }
       case 'close':

@@ -186,7 +186,7 @@ t.test('bad input on every public route is refused in words and changes nothing'
       ['foreign', receipt(foreign)],
       ['another room', receipt(own, { room: parseRoomId('other') })],
       ['another sale', receipt(own, { sale: 2 })],
-      ['another kind', signSession(own, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch })],
+      ['another kind', signSession(own, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch, serial: 1 })],
     ];
     for (const [what, text] of tokens)
       await refused(
@@ -215,10 +215,13 @@ t.test('bad input on every public route is refused in words and changes nothing'
       );
 
     const sessions: [string, string][] = [
-      ['foreign', signSession(foreign, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch })],
-      ['of nobody', signSession(own, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch })],
-      ['expired', signSession(own, { ...visit, expiresAtMs: 1, startedAtMs: 1, epoch: 1 })],
-      ['another sale', signSession(own, { ...visit, sale: 2, expiresAtMs: 9e15, startedAtMs: 1, epoch: 1 })],
+      ['foreign', signSession(foreign, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch, serial: 1 })],
+      ['of nobody', signSession(own, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch, serial: 1 })],
+      ['expired', signSession(own, { ...visit, expiresAtMs: 1, startedAtMs: 1, epoch: 1, serial: 1 })],
+      [
+        'another sale',
+        signSession(own, { ...visit, sale: 2, expiresAtMs: 9e15, startedAtMs: 1, epoch: 1, serial: 1 }),
+      ],
       [
         'another room',
         signSession(own, {
@@ -227,6 +230,7 @@ t.test('bad input on every public route is refused in words and changes nothing'
           expiresAtMs: 9e15,
           startedAtMs: 1,
           epoch: 1,
+          serial: 1,
         }),
       ],
       ['a receipt', receipt(own)],
@@ -237,6 +241,7 @@ t.test('bad input on every public route is refused in words and changes nothing'
           sale: 1,
           placeId,
           number: 1,
+          serial: 1,
           sessionId: 'x',
           lifeSeconds: 300,
           nowMs: Date.now(),
