@@ -13,6 +13,7 @@ import { createRuleBook } from './bots/rules.ts';
 
 import { createBroker } from './broker/broker.ts';
 import { createDispatcher } from './dispatcher/dispatcher.ts';
+import { createLedgerWriter } from './dispatcher/ledger.ts';
 import { createGateway } from './gateway/gateway.ts';
 import { createJudge } from './gateway/judging.ts';
 import { createLimits } from './gateway/limits.ts';
@@ -148,7 +149,15 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
       });
 
     // Roles, in the order they depend on each other
-    if (has('dispatcher'))
+    if (has('dispatcher')) {
+      // Before the dispatcher, so that it stops after it and writes what that did last.
+      if (config.ledger === 'on') {
+        const ledger = createLedgerWriter({
+          ...{ config, sql, tokens, log, metrics },
+          redis: await connect('ledger'),
+        });
+        stops.push({ name: 'ledger', stop: () => ledger.stop() });
+      }
       started(
         await createDispatcher({
           config,
@@ -159,6 +168,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
           metrics,
         }),
       );
+    }
     if (has('booking-core')) {
       const sandbox = createSandbox({ config, log });
       await sandbox.start();

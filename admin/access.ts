@@ -17,6 +17,8 @@ export const accessTable = {
   'POST /v1/rooms/:room/notices': 'operator',
   'GET /v1/rooms/:room/history': 'any',
   'GET /v1/rooms/:room/live': 'any',
+  'GET /v1/rooms/:room/sales': 'operator',
+  'GET /v1/rooms/:room/sales/:sale/ledger': 'operator',
   'GET /v1/decisions': 'security',
   'POST /v1/decisions/:decision/release': 'security',
   'GET /v1/audit': 'any',

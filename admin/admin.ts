@@ -18,6 +18,7 @@ import { appendAudit, listAudit, verifyAudit } from './audit.ts';
 import { createDecisionRoutes } from './decisions.ts';
 import { createGuard } from './guard.ts';
 import { readBody, readChoice, readInteger, readQuery, readRoom, readText } from './input.ts';
+import { createLedgerRoutes } from './ledger.ts';
 import { createMonitor } from './live.ts';
 import { createOperatorStore, migrateAdmin, operatorRoles } from './operators.ts';
 import { type AdminHandler, createRoomRoutes } from './rooms.ts';
@@ -107,6 +108,7 @@ export const createAdmin = async (options: {
   const parts = { sql, redis, rooms, monitor, tokens, clock, log };
   const room = createRoomRoutes(parts);
   const decisions = createDecisionRoutes(parts);
+  const ledger = createLedgerRoutes(parts);
 
   const readAudit: AdminHandler = async (request) => {
     const query = readQuery(request, ['room', 'limit', 'before']);
@@ -175,6 +177,8 @@ export const createAdmin = async (options: {
     'POST /v1/rooms/:room/notices': room.sayNotice,
     'GET /v1/rooms/:room/history': room.history,
     'GET /v1/rooms/:room/live': room.live,
+    'GET /v1/rooms/:room/sales': ledger.list,
+    'GET /v1/rooms/:room/sales/:sale/ledger': ledger.download,
     'GET /v1/decisions': decisions.list,
     'POST /v1/decisions/:decision/release': decisions.releaseOne,
     'GET /v1/audit': readAudit,

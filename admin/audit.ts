@@ -4,6 +4,7 @@
 // rewrite the chain too; therefore each hash also goes to the log, which lives elsewhere.
 
 import { createHash } from 'node:crypto';
+import { canonical } from '../kernel/canonical.ts';
 import type { Log } from '../kernel/log.ts';
 import type { Row, Sql } from '../kernel/sql.ts';
 import type { Queries } from '../line/rooms.ts';
@@ -21,19 +22,6 @@ export type AuditVerdict =
   | { outcome: 'broken'; seq: number; says: string };
 
 const PAGE = 1000;
-
-/** JSON with sorted names at every depth, because jsonb does not keep the order in which they were written. */
-const canonical = (value: unknown): string => {
-  if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`;
-  if (typeof value === 'object' && value !== null) {
-    const parts = Object.entries(value)
-      .filter(([, member]) => member !== undefined)
-      .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([name, member]) => `${JSON.stringify(name)}:${canonical(member)}`);
-    return `{${parts.join(',')}}`;
-  }
-  return JSON.stringify(value);
-};
 
 const hashOf = (previous: string, row: Omit<AuditRow, 'hash'>): string =>
   createHash('sha256')

@@ -225,6 +225,22 @@ export const configTable = {
     1_000_000,
     'Length of the stream of joins kept in Redis until the ledger has written them, at most 128 joins a record; 0 keeps none.',
   ),
+  ledger: {
+    kind: 'choice',
+    env: 'ANTEROOM_LEDGER',
+    unit: 'word',
+    default: 'on',
+    choices: ['on', 'off'],
+    says: 'Whether dispatchers write the ledger of each sale, from which anybody can recompute who went in when.',
+  },
+  ledgerMs: integer(
+    'ANTEROOM_LEDGER_MS',
+    'ms',
+    1000,
+    50,
+    10_000,
+    'Between two pieces of the ledger. Joins and entries that the streams cannot keep for so long are missing in it.',
+  ),
   entriesMax: integer(
     'ANTEROOM_ENTRIES_MAX',
     'records',

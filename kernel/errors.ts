@@ -99,6 +99,11 @@ export const errorTable = {
     409,
     'This would let in far more people at once. Look at `preview`, then send the same again with its `confirm`.',
   ],
+  'ledger-missing': [404, 'No ledger was kept of this sale.'],
+  'ledger-sealed': [
+    409,
+    'The order of the draw stays sealed until the room opens. Download the ledger after that.',
+  ],
   'settings-unavailable': [
     503,
     'Settings cannot be read or changed for a moment. The line goes on; try again.',

@@ -92,6 +92,11 @@ export const metricTable = {
   snapshot_seconds: { kind: 'histogram', help: 'Taking one snapshot.', labels: [], buckets: FAST },
   redis_up: { kind: 'gauge', help: '1 while the dispatcher reaches Redis.', labels: [] },
   recoveries_total: { kind: 'counter', help: 'Rooms made again after Redis lost them.', labels: ['room'] },
+  ledger_gaps_total: {
+    kind: 'counter',
+    help: 'Holes in the ledgers: records that were trimmed or lost before they were written.',
+    labels: ['room'],
+  },
   holds_total: { kind: 'counter', help: 'Holds by outcome.', labels: ['outcome'] },
   orders_total: { kind: 'counter', help: 'Orders by the state they reached.', labels: ['outcome'] },
   refunds_total: { kind: 'counter', help: 'Refunds by outcome.', labels: ['outcome'] },

@@ -17,7 +17,16 @@ import {
   timingSafeEqual,
 } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
-import { createLocalJWKSet, createRemoteJWKSet, errors, exportJWK, type JWK, jwtVerify, SignJWT } from 'jose';
+import {
+  calculateJwkThumbprint,
+  createLocalJWKSet,
+  createRemoteJWKSet,
+  errors,
+  exportJWK,
+  type JWK,
+  jwtVerify,
+  SignJWT,
+} from 'jose';
 
 export type TokenKind =
   | 'visitor'
@@ -85,15 +94,22 @@ export type Tokens = {
   }): Promise<string>;
   /** `nowMs` is Redis's time, as at signing: a gateway whose own clock is wrong judges like the others. */
   verifyPass(token: string, expected: { room: string; nowMs: number }): Promise<PassRead>;
-  /** The public keys as a JWK set (RFC 7517). */
-  jwks(): Promise<{ keys: JWK[] }>;
+  /** Vouches for a sale's ledger up to a row; `createHeadVerifier` checks it from the public keys alone. */
+  signLedgerHead(head: LedgerHead): Promise<string>;
+  /** The public keys of passes and of ledger heads as a JWK set (RFC 7517). */
+  jwks(): Promise<KeySet>;
 };
+
+export type KeySet = { keys: JWK[] };
+/** What a signed head says: after row `seq` the chain of this sale had this hash. */
+export type LedgerHead = { room: string; sale: number; seq: number; hash: string; atMs: number };
 
 const PASS_TYP = 'anteroom-pass+jwt';
 /** Longest life of a pass: long enough for a redirect to another host, short enough to be worth little if copied. */
 export const PASS_LIFE_SECONDS = 300;
 /** Gateways read Redis's clock about once a second and so differ by a little. */
 const PASS_TOLERANCE_SECONDS = 2;
+const LEDGER_TYP = 'anteroom-ledger+jwt';
 
 /**
  * An Ed25519 key from 32 derived bytes. RFC 8410: the PKCS#8 wrapping of a seed is a fixed 16-byte prefix, so
@@ -128,10 +144,14 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
       .update(`${kind}.${signed}`)
       .digest()
       .subarray(0, MAC_BYTES);
-  const passKeys = keys.map((key) => {
-    const privateKey = ed25519(keyFor(key, 'pass'));
-    return { kid: key.kid, privateKey, publicKey: createPublicKey(privateKey) };
-  });
+  const pairsFor = (purpose: string, suffix = '') =>
+    keys.map((key) => {
+      const privateKey = ed25519(keyFor(key, purpose));
+      return { kid: key.kid + suffix, privateKey, publicKey: createPublicKey(privateKey) };
+    });
+  const passKeys = pairsFor('pass');
+  // A key of their own and a kid of their own: whoever checks passes never meets a head under the same name.
+  const ledgerKeys = pairsFor('ledger', '-ledger');
 
   return {
     sign(kind, fields) {
@@ -203,12 +223,56 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
         return { outcome: error instanceof errors.JWTExpired ? 'expired' : 'invalid' };
       }
     },
+    async signLedgerHead(head) {
+      const { kid, privateKey } = ledgerKeys[0]!;
+      return new SignJWT({ ...head })
+        .setProtectedHeader({ alg: 'EdDSA', typ: LEDGER_TYP, kid })
+        .setIssuer(issuer)
+        .sign(privateKey);
+    },
     async jwks() {
       const set: JWK[] = [];
-      for (const { kid, publicKey } of passKeys)
+      for (const { kid, publicKey } of [...passKeys, ...ledgerKeys])
         set.push({ ...(await exportJWK(publicKey)), kid, alg: 'EdDSA', use: 'sig' });
       return { keys: set };
     },
+  };
+};
+
+/** More keys than any site has; a longer list is refused rather than searched. */
+const SET_KEYS_MAX = 100;
+
+/** A JWK set somebody gave; undefined when it is none. */
+export const parseKeySet = (input: unknown): KeySet | undefined => {
+  if (typeof input !== 'object' || input === null || !('keys' in input) || !Array.isArray(input.keys))
+    return undefined;
+  if (input.keys.length > SET_KEYS_MAX) return undefined;
+  const isKey = (key: unknown): key is JWK => typeof key === 'object' && key !== null && 'kty' in key;
+  return input.keys.every(isKey) ? { keys: input.keys } : undefined;
+};
+
+/** The keys of a set that sign ledger heads, by their RFC 7638 thumbprints: what people compare by eye. */
+export const thumbprintsOf = async (set: KeySet): Promise<string[]> => {
+  const found: string[] = [];
+  for (const key of set.keys)
+    if (key.kid?.endsWith('-ledger')) found.push(await calculateJwkThumbprint(key, 'sha256'));
+  return found;
+};
+
+/** Checks signed ledger heads with public keys alone. The verifier answers undefined for whatever is not one. */
+export const createHeadVerifier = (set: KeySet): ((jws: string) => Promise<LedgerHead | undefined>) => {
+  const source = createLocalJWKSet({ keys: set.keys.filter((key) => key.kid?.endsWith('-ledger')) });
+  return async (jws) => {
+    if (jws.length > 2000) return undefined;
+    try {
+      const { payload } = await jwtVerify(jws, source, { algorithms: ['EdDSA'], typ: LEDGER_TYP });
+      const { room, sale, seq, hash, atMs } = payload;
+      if (typeof room !== 'string' || typeof sale !== 'number' || typeof seq !== 'number') return undefined;
+      if (typeof hash !== 'string' || typeof atMs !== 'number') return undefined;
+      return { room, sale, seq, hash, atMs };
+    } catch {
+      return undefined; // Forged, of another kind, or of a key that is not in the set: not a head.
+    }
   };
 };
 

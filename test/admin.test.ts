@@ -114,6 +114,7 @@ t.test('every route refuses who has not signed in, and every role that is not me
   const path = (pattern: string) =>
     pattern
       .replace(':room', 'no-such-room')
+      .replace(':sale', '1')
       .replace(':decision', 'demo.1-1')
       .replace(':operator', 'AAAAAAAAAAAA');
   for (const [name, need] of Object.entries(accessTable)) {

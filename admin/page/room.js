@@ -55,6 +55,10 @@ const createNumber = ({ label, swatch, meter }) => {
   };
 };
 
+/** What people outside can recompute the sale from; the server sends it piece by piece, as a file. */
+const ledgerLink = (path, sale) =>
+  el('a', { href: `${path}/sales/${sale}/ledger`, download: '', text: 'Download the sale’s ledger' });
+
 const fact = (name, value) => el('div', {}, el('dt', { text: name }), el('dd', { text: value }));
 
 export const roomView = (main, { me, argument: room }) => {
@@ -70,6 +74,7 @@ export const roomView = (main, { me, argument: room }) => {
   const withheld = createNumber({ label: 'Withheld' });
   const chart = createChart();
   const facts = el('dl', { class: 'facts' });
+  const ledger = el('p', { hidden: !mayTune });
   const changes = el('ol', { class: 'log' });
   let state = '';
   let current;
@@ -108,6 +113,7 @@ export const roomView = (main, { me, argument: room }) => {
       fact('Sale', `№ ${formatNumber(settings.sale)}`),
       fact('Version', formatNumber(row.version)),
     );
+    ledger.replaceChildren(ledgerLink(path, settings.sale));
     controls.show(row);
   };
   const reload = async () => {
@@ -227,6 +233,7 @@ export const roomView = (main, { me, argument: room }) => {
         { class: 'card' },
         el('div', { class: 'card-head' }, el('h2', { text: 'About this room' })),
         facts,
+        ledger,
       ),
       el(
         'section',
