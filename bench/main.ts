@@ -4,12 +4,18 @@
 import { runGate } from './gate.ts';
 import { runJoin } from './join.ts';
 import { readMachine } from './machine.ts';
+import { runPosition } from './position.ts';
 import { publish, type Row } from './report.ts';
 import { runSse } from './sse.ts';
 
 type Run = (quick: boolean) => Promise<{ rows: Row[]; rounds: Row[]; conditions: string[] }>;
 
-const runs: Readonly<Record<string, Run>> = { gate: runGate, join: runJoin, sse: runSse };
+const runs: Readonly<Record<string, Run>> = {
+  gate: runGate,
+  join: runJoin,
+  position: runPosition,
+  sse: runSse,
+};
 
 const main = async (): Promise<void> => {
   const given = process.argv.slice(2);

@@ -15,7 +15,7 @@ const STOP_MS_MAX = 20_000;
 export type Running = { pid: number; base: string; stop(): Promise<void> };
 export type RunningSystem = Running & { metrics: string };
 
-const freePort = (): Promise<number> =>
+export const freePort = (): Promise<number> =>
   new Promise((resolve, reject) => {
     const probe = createServer();
     probe.once('error', reject);
@@ -29,7 +29,7 @@ const freePort = (): Promise<number> =>
 export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Ends a child by its own handle: politely, then for sure. */
-const stopChild = async (child: ChildProcess): Promise<void> => {
+export const stopChild = async (child: ChildProcess): Promise<void> => {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   child.kill('SIGTERM');

@@ -78,8 +78,10 @@ export const createBroker = (options: {
       joinedAhead: connection.joinedAhead,
       nowMs,
     });
-    connection.shown = data.ahead;
-    connection.joinedAhead ??= data.ahead;
+    if ('ahead' in data) {
+      connection.shown = data.ahead;
+      connection.joinedAhead ??= data.ahead;
+    }
     send(connection, { type: 'position', data });
     // A little jitter spreads those who came in one instant.
     wheel.schedule(connection, Math.min(HEARTBEAT_MS, data.nextMs) * (0.9 + Math.random() * 0.2));

@@ -13,8 +13,9 @@ export type PlaceState =
   | 'unavailable';
 
 export type Position = {
-  /** 1 is next. */
-  position: number;
+  /** 1 is next. Missing with `order: 'drawn'`: each admission is drawn by lot, and `waiting` is all there is to tell. */
+  position?: number;
+  order?: 'drawn';
   ahead?: number;
   waiting?: number;
   /** Half of all are in before the first, nine in ten before the second. */

@@ -136,7 +136,7 @@ export const createAnteroom = (options) => {
     withheld = answer.state === 'withheld';
     hear('state', answer);
     if (asked !== turn) return;
-    if (answer.position !== undefined)
+    if (answer.position !== undefined || answer.order === 'drawn')
       hear('position', { ...answer, ahead: answer.peopleAhead, nextMs: answer.pollAfterMs });
     if (answer.claimToken)
       hear('promoted', {

@@ -11,13 +11,19 @@ import type { Metrics } from '../kernel/metrics.ts';
 import type { Redis } from '../kernel/redis.ts';
 import type { Role } from '../kernel/role.ts';
 import { HEAD_AT_START, type RoomMemory, type RoomStore } from '../line/rooms.ts';
-import { parseSnapshot } from '../line/snapshot.ts';
-import { close, promote, reap, recover, roomKeys, snapshot } from '../lua/room.ts';
+import type { Snapshot } from '../line/snapshot.ts';
+import { close, promote, reap, recover, roomKeys } from '../lua/room.ts';
+import { createSurveyor } from './measure.ts';
 import { createWatcher } from './watcher.ts';
 
-const FIRST_MAX = 1000;
-const ANCHORS_MAX = 400;
 const REMEMBER_EVERY_MS = 2000;
+
+const memoryOf = ({ settings, head, nextNumber, epoch }: Snapshot): RoomMemory => ({
+  sale: settings.sale,
+  head,
+  nextNumber,
+  epoch,
+});
 
 export const createDispatcher = async (options: {
   config: Pick<
@@ -32,6 +38,7 @@ export const createDispatcher = async (options: {
   metrics: Metrics;
 }): Promise<Role> => {
   const { config, redis, rooms: store, log, metrics } = options;
+  const surveyor = createSurveyor({ config, redis, metrics });
   const memories = new Map<RoomId, RoomMemory>();
   const written = new Map<RoomId, string>();
   const watcher = createWatcher({ reader: options.reader, redis, log, metrics });
@@ -89,31 +96,6 @@ export const createDispatcher = async (options: {
     return { isKnown: true, isDone: false };
   };
 
-  const measure = async (room: RoomId): Promise<void> => {
-    const begun = performance.now();
-    const done = await snapshot.run(redis, roomKeys(room), {
-      nowMs: '',
-      freshMs: Math.floor(config.snapshotMs * 0.9),
-      firstMax: FIRST_MAX,
-      anchorsMax: ANCHORS_MAX,
-    });
-    if (done.outcome !== 'snapshot') return;
-    const read = parseSnapshot(done.json);
-    if (read === undefined) return;
-    metrics.observe('snapshot_seconds', {}, (performance.now() - begun) / 1000);
-    metrics.set('places', { room, state: 'waiting' }, read.waiting);
-    metrics.set('places', { room, state: 'parked' }, read.parked);
-    metrics.set('places', { room, state: 'withheld' }, read.withheld);
-    metrics.set('places', { room, state: 'promoted' }, read.promoted);
-    metrics.set('places', { room, state: 'active' }, read.active);
-    memories.set(room, {
-      sale: read.settings.sale,
-      head: read.head,
-      nextNumber: read.nextNumber,
-      epoch: read.epoch,
-    });
-  };
-
   /** Answers whether the room needs another look at once. */
   const tickRoom = async (room: RoomId): Promise<boolean> => {
     const begun = performance.now();
@@ -131,7 +113,8 @@ export const createDispatcher = async (options: {
     const closed = await close.run(redis, roomKeys(room), { nowMs: '' });
     if (closed.outcome === 'closed') log.info('sale-over', { room });
     metrics.observe('tick_seconds', {}, (performance.now() - begun) / 1000);
-    await measure(room);
+    const measured = await surveyor.measure(room);
+    if (measured !== undefined) memories.set(room, memoryOf(measured));
     return !isDone;
   };
 

@@ -65,6 +65,7 @@ export const createPageRoutes = (options: {
       nowMs: view.redisNowMs(),
       ...(told?.number === undefined ? {} : { number: told.number }),
       ...(told?.position === undefined ? {} : { position: told.position }),
+      ...(told?.order === undefined ? {} : { order: told.order, waiting: told.waiting ?? 0 }),
       ...(told?.etaSeconds === undefined ? {} : { etaSeconds: told.etaSeconds }),
       ...(told?.progress === undefined ? {} : { progress: told.progress }),
       ...(told?.claimDeadlineMs === undefined ? {} : { claimDeadlineMs: told.claimDeadlineMs }),

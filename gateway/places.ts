@@ -10,7 +10,7 @@ import { orUnavailable, type Redis } from '../kernel/redis.ts';
 import type { Tokens } from '../kernel/token.ts';
 import { pollAfterMs } from '../line/cadence.ts';
 import type { Identifier, Identity } from '../line/identify.ts';
-import { type PositionMessage, positionMessage } from '../line/messages.ts';
+import { type DrawnMessage, type PositionMessage, positionMessage } from '../line/messages.ts';
 import {
   type Receipt,
   readClaim,
@@ -47,7 +47,8 @@ export type PlaceStatus = {
   pollAfterMs: number;
   notice?: { id: string; text: string; level: string };
   missed?: boolean;
-} & Partial<PositionMessage> & { peopleAhead?: number };
+} & Partial<PositionMessage> &
+  Partial<DrawnMessage> & { peopleAhead?: number };
 
 export type Told = { status: PlaceStatus; headers: Header[]; created: boolean };
 
@@ -132,8 +133,9 @@ export const createPlaces = (options: {
     const gate = gateStateOf(snapshot, nowMs);
     const waiting = place.state === 'waiting' || place.state === 'parked' || place.state === 'withheld';
     const beforeOpening = gate === 'notOpen';
-    const position =
+    const told =
       waiting && !beforeOpening ? positionMessage(snapshot, { score: place.score, nowMs }) : undefined;
+    const position = told !== undefined && 'ahead' in told ? told : undefined;
     // A receipt with a draw's score would show it before opening; it is given from opening on.
     const receipt = beforeOpening && place.score < 0 ? undefined : receiptOf(room, snapshot, identity, place);
     const headers: Header[] = visitorCookie(identity);
@@ -150,7 +152,8 @@ export const createPlaces = (options: {
       pollAfterMs: pollAfterMs(position?.etaSeconds?.[0], snapshot.settings.claimSeconds),
       ...(verdict === undefined ? {} : { verdict }),
       ...(receipt === undefined ? {} : { receipt }),
-      ...(position === undefined ? {} : { ...position, peopleAhead: position.ahead }),
+      ...told,
+      ...(position === undefined ? {} : { peopleAhead: position.ahead }),
       ...(gate === 'notOpen' ? { opensAtMs: snapshot.settings.opensAt } : {}),
       ...(snapshot.notice.text === '' ? {} : { notice: snapshot.notice }),
       ...(place.missed ? { missed: true } : {}),

@@ -3,7 +3,7 @@
 import { cadenceMs } from './cadence.ts';
 import { type EtaSeconds, etaOf, speedOf } from './eta.ts';
 import { aheadOf } from './position.ts';
-import { gateStateOf, type Snapshot } from './snapshot.ts';
+import { gateStateOf, isOrderDrawn, type Snapshot } from './snapshot.ts';
 
 export type PositionMessage = {
   /** In line, from 1. Counts everyone ahead, parked included. */
@@ -16,6 +16,8 @@ export type PositionMessage = {
   progress: number;
   nextMs: number;
 };
+/** Where each admission is drawn by lot nobody stands before anybody: how many wait is all there is to tell. */
+export type DrawnMessage = { order: 'drawn'; waiting: number; perMinute: number; nextMs: number };
 
 /**
  * What to say to someone at `score`. `shown` is the lowest number of people ahead said so far (undefined: none),
@@ -24,9 +26,12 @@ export type PositionMessage = {
 export const positionMessage = (
   snapshot: Snapshot,
   at: { score: number; shown?: number | undefined; joinedAhead?: number | undefined; nowMs: number },
-): PositionMessage => {
-  const ahead = Math.min(aheadOf(snapshot, at.score), at.shown ?? Number.POSITIVE_INFINITY);
+): PositionMessage | DrawnMessage => {
   const moving = gateStateOf(snapshot, at.nowMs) === 'open';
+  const perMinute = moving ? Math.round(speedOf(snapshot)) : 0;
+  if (isOrderDrawn(snapshot))
+    return { order: 'drawn', waiting: snapshot.waiting, perMinute, nextMs: cadenceMs(undefined) };
+  const ahead = Math.min(aheadOf(snapshot, at.score), at.shown ?? Number.POSITIVE_INFINITY);
   const eta = etaOf(snapshot, ahead, moving);
   const from = Math.max(at.joinedAhead ?? ahead, ahead) + 1;
   return {
@@ -34,14 +39,14 @@ export const positionMessage = (
     ahead,
     waiting: snapshot.waiting,
     ...(eta === undefined ? {} : { etaSeconds: eta }),
-    perMinute: moving ? Math.round(speedOf(snapshot)) : 0,
+    perMinute,
     progress: Math.round((1 - (ahead + 1) / from) * 1000) / 1000,
     nextMs: Math.round(cadenceMs(eta?.[0])),
   };
 };
 
 export type Message =
-  | { type: 'position'; data: PositionMessage }
+  | { type: 'position'; data: PositionMessage | DrawnMessage }
   | {
       type: 'state';
       data: { state: string; gate?: string; opensAtMs?: number; number?: number; receipt?: string };

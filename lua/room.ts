@@ -418,7 +418,19 @@ export type Configured =
 
 export const configure = script({
   name: 'room.configure',
-  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'finished', 'here', 'entries'],
+  keys: [
+    'room',
+    'line',
+    'parked',
+    'withheld',
+    'promoted',
+    'active',
+    'places',
+    'finished',
+    'here',
+    'entries',
+    'snapshot',
+  ],
   args: ['nowMs', 'version', 'settings', 'create'],
   outcomes: ['unknown', 'stale', 'created', 'configured'],
   read: (reply): Configured => {
@@ -481,13 +493,90 @@ export const notice = script({
   }),
 });
 
+/** What `measure` counted, as it came: `composeSnapshot` makes a snapshot of it. */
+export type Measured = {
+  outcome: 'measured';
+  atMs: number;
+  /** The fields of the room's hash. */
+  room: ReadonlyMap<string, string>;
+  waiting: number;
+  parked: number;
+  withheld: number;
+  promoted: number;
+  active: number;
+  /** Scores from the head of the line on, ascending. */
+  listed: readonly number[];
+  /** Scores of the parked places among those listed, ascending; the last ones when there are too many. */
+  between: readonly number[];
+  /** Parked places before all of these. */
+  parkedBefore: number;
+  /** For the first listed, who stand before all of `between`: parked places before each. */
+  parkedAt: readonly number[];
+  /** How many places, waiting or parked, stand before each of the scores that were asked for. */
+  ranks: readonly number[];
+  nearScore: string;
+};
+
+const scoresAt = (reply: Reply, index: number): number[] =>
+  reply[index] === '' ? [] : String(reply[index]).split(' ').map(Number);
+const numbersAt = (reply: Reply, index: number): number[] => idsAt(reply, index).map(Number);
+const fieldsAt = (reply: Reply, index: number): Map<string, string> => {
+  const flat = idsAt(reply, index);
+  const fields = new Map<string, string>();
+  for (let at = 0; at + 1 < flat.length; at += 2) fields.set(flat[at]!, flat[at + 1]!);
+  return fields;
+};
+
+export const measure = script({
+  name: 'room.measure',
+  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active'],
+  args: ['nowMs', 'freshMs', 'listMin', 'listMax', 'listedTo', '...scores'],
+  outcomes: ['unknown', 'fresh', 'measured'],
+  read: (reply): Unknown | { outcome: 'fresh' } | Measured =>
+    reply[0] === 'measured'
+      ? {
+          outcome: 'measured',
+          atMs: count(reply, 1),
+          room: fieldsAt(reply, 2),
+          waiting: count(reply, 3),
+          parked: count(reply, 4),
+          withheld: count(reply, 5),
+          promoted: count(reply, 6),
+          active: count(reply, 7),
+          listed: scoresAt(reply, 8),
+          between: scoresAt(reply, 9).reverse(),
+          parkedBefore: count(reply, 10),
+          parkedAt: numbersAt(reply, 11),
+          ranks: numbersAt(reply, 12),
+          nearScore: String(reply[13]),
+        }
+      : { outcome: reply[0] === 'fresh' ? 'fresh' : 'unknown' },
+});
+
 export const snapshot = script({
   name: 'room.snapshot',
-  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'snapshot'],
-  args: ['nowMs', 'freshMs', 'firstMax', 'anchorsMax'],
-  outcomes: ['unknown', 'fresh', 'snapshot'],
-  read: (reply): Unknown | { outcome: 'fresh' } | { outcome: 'snapshot'; json: string } =>
-    reply[0] === 'snapshot'
-      ? { outcome: 'snapshot', json: String(reply[1]) }
-      : { outcome: reply[0] === 'fresh' ? 'fresh' : 'unknown' },
+  keys: ['room', 'snapshot'],
+  args: ['epoch', 'basedOnMs', 'atMs', 'pace', 'nearScore', 'json'],
+  outcomes: ['unknown', 'superseded', 'kept'],
+  read: (reply): { outcome: 'unknown' | 'superseded' | 'kept' } => {
+    const word = reply[0];
+    return { outcome: word === 'kept' || word === 'superseded' ? word : 'unknown' };
+  },
+});
+
+export const calibrate = script({
+  name: 'room.calibrate',
+  keys: ['room'],
+  args: ['seenTotal', 'p50Factor', 'p90Factor', 'right', 'total'],
+  outcomes: ['unknown', 'stale', 'calibrated'],
+  read: (reply): Unknown | { outcome: 'stale'; total: number } | { outcome: 'calibrated' } => {
+    switch (reply[0]) {
+      case 'stale':
+        return { outcome: 'stale', total: count(reply, 1) };
+      case 'calibrated':
+        return { outcome: 'calibrated' };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
 });

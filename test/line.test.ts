@@ -15,7 +15,6 @@ import { readClaim, readReceipt, readSession, signClaim, signReceipt, signSessio
 import { burstOf, defaultSettings, parseSettings } from '../line/settings.ts';
 import { gateStateOf, parseSnapshot, type Snapshot } from '../line/snapshot.ts';
 import { drawScore, drawSeed, newVisitor, placeIdOf, readVisitor, signVisitor } from '../line/visitor.ts';
-import { random } from './support/random.ts';
 
 const tokensOf = (keys: string) => createTokens({ keys: parseKeys(keys) ?? [], issuer: 'http://test' });
 const keyA = generateKey('a');
@@ -40,8 +39,13 @@ const snapshot = (over: Partial<Snapshot> = {}): Snapshot => ({
   nearScore: 0,
   promotedTotal: 0,
   recoveringUntil: 0,
+  over: false,
+  recovery: { reason: '', recoveredAt: 0, lostWaiting: 0, restored: 0, adopted: 0, adoptedOverCap: 0 },
+  calibration: { p50Factor: 1, p90Factor: 1.35, right: 0, total: 0 },
+  listedTo: 0,
   notice: { id: '', text: '', level: '' },
   parkedBefore: 0,
+  parkedAt: [],
   first: [],
   between: [],
   anchors: [],
@@ -204,50 +208,45 @@ t.test('a lot stands before every number and follows from the published seed', a
 });
 
 t.test(
-  'a position is exact for the first thousand and close beyond, and never rises by itself',
+  'whoever comes after the snapshot stands behind all it knows, and parked places ahead count',
   async (t) => {
-    const seed = Math.floor(Math.random() * 1e6);
-    t.comment(`seed ${seed}`);
-    const dice = random(seed);
-    let line = Array.from({ length: 20_000 }, (_, index) => index + 1).filter(() => dice.next() < 0.8);
-    const shown = new Map<number, number>();
-    for (let round = 0; round < 20; round += 1) {
-      line = line.slice(400).filter(() => dice.next() < 0.99);
-      const last = 20_000;
-      const step = 64;
-      const anchors: number[] = [];
-      const ranks: number[] = [];
-      for (let score = Math.ceil(line[0]! / step) * step; score <= last + step; score += step) {
-        anchors.push(score);
-        ranks.push(line.filter((other) => other < score).length);
-      }
-      const seen = snapshot({
-        waiting: line.length,
-        first: line.slice(0, 1000),
-        anchors,
-        ranks,
-        nextNumber: last,
-      });
-      for (const index of [0, 1, 500, 999, 1000, 1001, 5000, line.length - 1]) {
-        const score = line[index];
-        if (score === undefined) continue;
-        const ahead = aheadOf(seen, score);
-        if (index < 1000) t.equal(ahead, index);
-        else t.ok(Math.abs(ahead - index) <= Math.max(8, index * 0.015), `index ${index} is told ${ahead}`);
-        const before = shown.get(score);
-        const message = positionMessage(seen, { score, shown: before, nowMs: 1 });
-        if (before !== undefined) t.ok(message.ahead <= before);
-        shown.set(score, message.ahead);
-      }
-    }
-    const late = snapshot({ waiting: 2, first: [10, 20], nextNumber: 20, parked: 1, parkedBefore: 1 });
+    const late = snapshot({
+      waiting: 2,
+      first: [10, 20],
+      nextNumber: 20,
+      parked: 1,
+      parkedBefore: 1,
+      anchors: [21],
+      ranks: [3],
+      listedTo: 20,
+    });
     t.equal(aheadOf(late, 21), 3, 'whoever joins after the snapshot stands behind all it knows');
     t.equal(aheadOf(late, 24), 6, 'and behind those who joined in between');
     const parked = snapshot({ nextNumber: 20, waiting: 2, first: [10, 20], parkedBefore: 3, between: [15] });
     t.equal(aheadOf(parked, 10), 3, 'those parked ahead count');
     t.equal(aheadOf(parked, 20), 5);
+    t.equal(
+      aheadOf(snapshot({ parked: 2, parkedBefore: 2, anchors: [9], ranks: [2] }), 5),
+      2,
+      'nobody waits',
+    );
   },
 );
+
+t.test('where each admission is drawn by lot nobody is told a position', async (t) => {
+  const fifo = snapshot({
+    waiting: 5,
+    first: [1, 2, 3, 4, 5],
+    nextNumber: 5,
+    listedTo: 5,
+    anchors: [6],
+    ranks: [5],
+  });
+  t.match(positionMessage(fifo, { score: 3, nowMs: 1 }), { position: 3, waiting: 5 });
+  const settings = { ...defaultSettings, queueingMethod: 'random' as 'fifo' }; // A method of a later version.
+  const told = positionMessage({ ...fifo, settings }, { score: 3, nowMs: 1 });
+  t.same(told, { order: 'drawn', waiting: 5, perMinute: 20, nextMs: 10_000 });
+});
 
 t.test(
   'an estimate is a range that holds the plain answer, and none is given while nothing moves',
@@ -256,11 +255,8 @@ t.test(
     const range = etaOf(seen, 99, true);
     t.ok(range && range[0] === 100 && range[1] > 100 && range[1] < 200, JSON.stringify(range));
     t.equal(etaOf(seen, 99, false), undefined);
-    t.equal(
-      positionMessage(snapshot({ settings: { ...defaultSettings, suspended: true } }), { score: 1, nowMs: 1 })
-        .etaSeconds,
-      undefined,
-    );
+    const suspended = snapshot({ settings: { ...defaultSettings, suspended: true } });
+    t.notOk('etaSeconds' in positionMessage(suspended, { score: 1, nowMs: 1 }));
   },
 );
 

@@ -3,13 +3,10 @@
 import t from 'tap';
 import { type PlaceId, parsePlaceId, parseRoomId, type RoomId } from '../kernel/ids.ts';
 import { parseEntry } from '../line/entries.ts';
-import { aheadOf } from '../line/position.ts';
 import { defaultSettings, type Settings } from '../line/settings.ts';
-import { parseSnapshot } from '../line/snapshot.ts';
 import * as scripts from '../lua/room.ts';
 import { UnknownOutcome } from '../lua/script.ts';
 import { joinOne } from './support/join.ts';
-import { random } from './support/random.ts';
 import { startRedis, type TestRedis } from './support/redis.ts';
 
 let server: TestRedis;
@@ -106,7 +103,23 @@ t.test('Q10: a room that is not there answers unknown to everything, and lets no
     }),
     scripts.configure.run(redis, keys, { nowMs: '', version: 1, settings: '{}', create: 0 }),
     scripts.notice.run(redis, keys, { nowMs: '', noticeId: 'n', text: 'x', level: 'info' }),
-    scripts.snapshot.run(redis, keys, { nowMs: '', freshMs: 0, firstMax: 1, anchorsMax: 1 }),
+    scripts.measure.run(redis, keys, {
+      nowMs: '',
+      freshMs: 0,
+      listMin: 1,
+      listMax: 1,
+      listedTo: '-inf',
+      scores: [],
+    }),
+    scripts.snapshot.run(redis, keys, {
+      epoch: 1,
+      basedOnMs: 0,
+      atMs: 1,
+      pace: '',
+      nearScore: 0,
+      json: '{}',
+    }),
+    scripts.calibrate.run(redis, keys, { seenTotal: 0, p50Factor: 1, p90Factor: 1, right: 0, total: 1 }),
   ]);
   for (const answer of answers) t.equal(answer.outcome, 'unknown');
   t.same(await redis.keys('ar:{nowhere}:*'), []);
@@ -535,31 +548,6 @@ t.test('an older version of the settings never overwrites a newer one', async (t
     { outcome: 'configured' },
     'making it twice does not empty it',
   );
-});
-
-t.test('a snapshot says where each stands, once for everybody, and is not taken twice', async (t) => {
-  const { join, redis, keys, promote, place } = await open({ newUsersPerMinute: 600, burst: 10 });
-  const seed = Math.floor(Math.random() * 1e6);
-  t.comment(`seed ${seed}`);
-  const dice = random(seed);
-  await Promise.all(Array.from({ length: 400 }, (_, index) => join(`p${index}`, { lineMax: 1000 })));
-  await promote(T0);
-  const gone = Array.from({ length: 60 }, () => place(`p${100 + dice.below(300)}`));
-  for (const placeId of gone) await scripts.leave.run(redis, keys, { nowMs: T0, placeId });
-  const take = (nowMs: number) =>
-    scripts.snapshot.run(redis, keys, { nowMs, freshMs: 900, firstMax: 100, anchorsMax: 64 });
-  const taken = await take(T0);
-  t.equal((await take(T0 + 100)).outcome, 'fresh');
-  t.ok(taken.outcome === 'snapshot');
-  const snapshot = taken.outcome === 'snapshot' ? parseSnapshot(taken.json) : undefined;
-  t.ok(snapshot);
-  const line = await redis.zrange(keys.line, '0', '-1', 'WITHSCORES');
-  for (let index = 0; index < line.length; index += 2) {
-    const rank = index / 2;
-    const ahead = aheadOf(snapshot!, Number(line[index + 1]));
-    t.ok(rank < 100 ? ahead === rank : Math.abs(ahead - rank) <= 8, `rank ${rank} is told ${ahead}`);
-  }
-  t.match(snapshot, { waiting: line.length / 2, promoted: 10, epoch: T0 });
 });
 
 t.test('an outcome that this version does not know is a fault, not a default', async (t) => {

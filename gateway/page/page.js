@@ -62,12 +62,16 @@ const move = () => {
 };
 
 const moveTo = (message) => {
-  const { position, nextMs = 0, perMinute = 0 } = message;
+  const { position, order, waiting, nextMs = 0, perMinute = 0 } = message;
+  if (order) {
+    shown = undefined;
+    return Object.assign(view, { order, waiting, position: shown });
+  }
   const rising = shown !== undefined && position > shown;
   // Without a reason the number on screen stays and waits for the truth to come down to it.
   const goal = rising && !mayRise ? shown : position;
   const { etaSeconds, progress = view.progress } = message;
-  Object.assign(view, { position: goal, etaSeconds, progress });
+  Object.assign(view, { position: goal, etaSeconds, progress, order });
   update = { position: goal, atMs: Date.now(), nextMs, perMinute, first: update.first };
   update.first = firstPosition();
   from = shown ?? goal;

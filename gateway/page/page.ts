@@ -23,6 +23,9 @@ export type WaitingView = {
   verdict?: 'challenge' | 'tarpit' | 'block';
   number?: number;
   position?: number;
+  /** Each admission is drawn by lot: there is no position, only how many wait. */
+  order?: 'drawn';
+  waiting?: number;
   etaSeconds?: readonly [p50: number, p90: number];
   /** 0 to 1. */
   progress?: number;

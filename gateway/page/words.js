@@ -1,5 +1,5 @@
-// What the waiting page says in each state, written once: the server renders it, and the same lines travel to the
-// browser, which says them again as things change. Pure, and plain JavaScript because it runs in both.
+// What the waiting page says in each state, written once for the server and the browser. Pure, and plain JavaScript
+// because it runs in both.
 
 const MINUTE = 60;
 const HOUR = 3600;
@@ -106,6 +106,7 @@ const wordsOf = (view) => {
         place.eta = view.suspended ? 'paused' : etaInWords(view.etaSeconds);
         place.progress = view.progress ?? 0;
       }
+      const drawn = view.order ? `The order is drawn by lot among ${several(view.waiting, 'visitor')}. ` : '';
       const headline = view.suspended
         ? 'The line is paused'
         : view.position === 1
@@ -115,7 +116,7 @@ const wordsOf = (view) => {
             : 'You are in line';
       const lead = view.suspended
         ? 'Everyone keeps their place. It goes on by itself in a while.'
-        : 'Keep this page open. When it is your turn, it takes you in by itself.';
+        : `${drawn}Keep this page open. When it is your turn, it takes you in by itself.`;
       return ['calm', 'clock', headline, lead, place];
     }
     case 'withheld': {

@@ -2,12 +2,12 @@
 -- Tokens earned so far are counted at the old rate and burst, then clamped to the new burst. A new sale number clears the
 -- room: nothing signed for the sale before is worth anything, and numbers begin again. A closing time that has not
 -- come yet opens a sale that was over.
--- KEYS: room line parked withheld promoted active places finished here entries
+-- KEYS: room line parked withheld promoted active places finished here entries snapshot
 -- ARGV: nowMs(ms, '' = Redis TIME) version settings(JSON) create(0 or 1)
 -- Returns: unknown | stale <version> | created <epoch> | configured
 -- Cost: O(1); the memory of a cleared room is freed by another thread of Redis
 local roomKey, lineKey, parkedKey, withheldKey, promotedKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local activeKey, placesKey, finishedKey, hereKey, entriesKey = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local activeKey, placesKey, finishedKey, hereKey, entriesKey, snapshotKey = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local nowArg, version, settingsJson, create = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 
 local f = redis.call('HMGET', roomKey, 'version', 'tokens', 'tokensAt', 'newUsersPerMinute', 'sale', 'effectiveBurst')
@@ -25,9 +25,10 @@ end
 redis.call('HSET', roomKey, unpack(fields))
 local isNewSale = f[1] and tonumber(f[5]) ~= settings.sale
 if isNewSale then
-  redis.call('UNLINK', lineKey, parkedKey, withheldKey, promotedKey, activeKey, placesKey, finishedKey, hereKey)
+  redis.call('UNLINK', lineKey, parkedKey, withheldKey, promotedKey, activeKey, placesKey, finishedKey, hereKey,
+    snapshotKey)
   redis.call('HDEL', roomKey, 'promotedTotal', 'passedTotal', 'claimedTotal', 'adoptedTotal', 'restoredTotal',
-    'adoptedOverCapTotal', 'marks', 'hereAt', 'nearScore')
+    'adoptedOverCapTotal', 'pace', 'hereAt', 'nearScore', 'snapshotAt')
 end
 if isNewSale or settings.closesAt == 0 or settings.closesAt > now then redis.call('HDEL', roomKey, 'over') end
 if isNewSale or not f[1] then redis.call('HSET', roomKey, 'head', -1099511627777, 'nextNumber', 0) end

@@ -5,6 +5,7 @@
 import { createServer as createOrigin } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { createRuleBook } from '../../bots/rules.ts';
+import { createSurveyor } from '../../dispatcher/measure.ts';
 import { createGateway } from '../../gateway/gateway.ts';
 import { createJudge } from '../../gateway/judging.ts';
 import { createLimits } from '../../gateway/limits.ts';
@@ -164,12 +165,11 @@ export const startGateways = async (
       settings: JSON.stringify({ ...full, burst: 1000, totalActiveUsers: 1000, ...settings }),
       create: 1,
     });
-    await scripts.snapshot.run(redis.client, roomKeys, {
-      nowMs: '',
-      freshMs: 0,
-      firstMax: 10,
-      anchorsMax: 10,
-    });
+    await createSurveyor({
+      config: { snapshotMs: 0 },
+      redis: redis.client,
+      metrics: createMetrics({ processMetrics: false }),
+    }).measure(room);
     await redis.client.sadd(roomsKey, room);
     await eventually(`every gateway knows ${name}`, async () => {
       await Promise.all(views.map((view) => view.refresh()));

@@ -5,8 +5,10 @@
 // Faults: a reply that was lost (the same call again), a call that runs late (an old call again, any time later),
 // a clock that goes back, scripts that Redis forgot, and a Redis that lost everything in the middle.
 
+import { createSurveyor } from '../../dispatcher/measure.ts';
 import { createWatch } from '../../dispatcher/watcher.ts';
 import { parseRoomId, type RoomId } from '../../kernel/ids.ts';
+import { createMetrics } from '../../kernel/metrics.ts';
 import type { Redis } from '../../kernel/redis.ts';
 import { parseEntry } from '../../line/entries.ts';
 import { defaultSettings } from '../../line/settings.ts';
@@ -17,6 +19,7 @@ import { random } from './random.ts';
 const PEOPLE = 12;
 const RECOVERY_SECONDS = 20;
 const T0 = 1_800_000_000_000;
+const metrics = createMetrics({ processMetrics: false });
 
 type Held = { number: number; score: number };
 type Session = { number: number; expiresAtMs: number; startedAtMs: number; epoch: number; serial: number };
@@ -131,6 +134,7 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
   );
   const receipts = new Map<string, Held>();
   const sessions = new Map<string, Session>();
+  const surveyor = createSurveyor({ config: { snapshotMs: 0 }, redis, metrics, nowMs: () => nowMs });
   let memory = { head: model.head, number: 0 };
   let lastCall: (() => Promise<[said: string, due: string]>) | undefined;
   const lateCalls: (() => Promise<[said: string, due: string]>)[] = [];
@@ -302,14 +306,9 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
     switch (operation) {
       case 'measure': {
         // Dispatchers measure the room and remember it for the day it is lost.
-        const done = await scripts.snapshot.run(redis, keys, {
-          nowMs,
-          freshMs: 0,
-          firstMax: 10,
-          anchorsMax: 10,
-        });
+        await surveyor.measure(id);
         memory = { head: model.head, number: model.number };
-        return [done.outcome, 'snapshot'];
+        return ['measured', 'measured'];
       }
       case 'forgetScripts':
         return [String(await redis.script('FLUSH')), 'OK'];
