@@ -1,6 +1,6 @@
 // The floor: what uWebSockets.js does on this machine when there is nothing to do. Every rate of ours is quoted as a
 // ratio to it, from the same run. A process of its own, so that it has a core of its own as our server has; prints
-// its port on one line. This and kernel/http.ts are the two files that import uWebSockets.js.
+// its port on one line.
 
 import uWS from 'uWebSockets.js';
 

@@ -4,7 +4,7 @@
 import { Agent } from 'node:http';
 import { browserHeaders, createFan, type Fan } from './fan.ts';
 import type { Row } from './report.ts';
-import { pinAll, roundsFor, runRounds } from './rounds.ts';
+import { loaded, pinAll, roundsFor, runRounds } from './rounds.ts';
 import { pause, startFloor, startSystem } from './system.ts';
 
 const PROMOTED_MS_MAX = 30_000;
@@ -41,25 +41,34 @@ export const runGate = async (
       const inside = { ...headers, cookie: fan.cookieHeader() };
       const done = await runRounds(
         [
-          { name: 'floor: hello', pid: floor.pid, status: 200, load: { url: `${floor.base}/demo`, headers } },
-          {
+          loaded({
+            name: 'floor: hello',
+            pid: floor.pid,
+            status: 200,
+            load: { base: floor.base, method: 'GET', path: '/demo', headers },
+          }),
+          loaded({
             name: 'gate: no session, to the line',
             pid: system.pid,
             floor: 'floor: hello',
             status: 429,
-            load: { url: `${system.base}/demo`, headers },
-          },
-          {
+            load: { base: system.base, method: 'GET', path: '/demo', headers },
+          }),
+          loaded({
             name: 'gate: known session, proxied',
             pid: system.pid,
             floor: 'floor: hello',
             status: 200,
-            load: { url: `${system.base}/v1/events/demo`, headers: inside },
-          },
+            load: { base: system.base, method: 'GET', path: '/v1/events/demo', headers: inside },
+          }),
         ],
         roundsFor(quick),
       );
-      return { ...done, conditions: [...done.conditions, pinned, 'all roles in the one server process'] };
+      return {
+        rows: done.rows,
+        rounds: done.rounds,
+        conditions: [...done.conditions, pinned, 'all roles in the one server process'],
+      };
     } finally {
       await floor.stop();
     }

@@ -3,17 +3,21 @@
 
 import { runGate } from './gate.ts';
 import { runJoin } from './join.ts';
+import { runLine10m } from './line10m.ts';
 import { readMachine } from './machine.ts';
 import { runPosition } from './position.ts';
+import { runPromote } from './promote.ts';
 import { publish, type Row } from './report.ts';
 import { runSse } from './sse.ts';
 
-type Run = (quick: boolean) => Promise<{ rows: Row[]; rounds: Row[]; conditions: string[] }>;
+type Run = (quick: boolean) => Promise<{ rows: Row[]; rounds: Row[]; conditions: string[]; chart?: string }>;
 
 const runs: Readonly<Record<string, Run>> = {
   gate: runGate,
   join: runJoin,
   position: runPosition,
+  line10m: runLine10m,
+  promote: runPromote,
   sse: runSse,
 };
 
@@ -25,15 +29,9 @@ const main = async (): Promise<void> => {
   if (run === undefined || more.length > 0)
     throw new Error(`usage: npm run bench -- ${Object.keys(runs).join('|')} [--quick]`);
   const machine = readMachine();
-  const done = await run(quick);
-  publish({
-    name,
-    quick,
-    command: `npm run bench -- ${name}${quick ? ' --quick' : ''}`,
-    at: new Date().toISOString(),
-    machine,
-    ...done,
-  });
+  const { chart, ...done } = await run(quick);
+  const command = `npm run bench -- ${name}${quick ? ' --quick' : ''}`;
+  publish({ name, quick, command, at: new Date().toISOString(), machine, ...done }, chart);
 };
 
 main().catch((error: unknown) => {

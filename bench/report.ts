@@ -39,14 +39,35 @@ const tableOf = (rows: readonly Row[]): string => {
     .join('\n');
 };
 
-/** Prints the result and writes `results/<name>-<date>.json`; a quick run has `-quick` in its name. */
-export const publish = (result: Result): void => {
+/** A table for each run of rows of one kind: one that has too few columns in common begins another. */
+const tablesOf = (rows: readonly Row[]): string => {
+  const groups: Row[][] = [];
+  for (const row of rows) {
+    const group = groups.at(-1);
+    const known = new Set(group?.flatMap((other) => Object.keys(other)));
+    const names = Object.keys(row);
+    const shared = names.filter((name) => known.has(name)).length;
+    if (group !== undefined && shared * 3 >= Math.min(names.length, known.size) * 2) group.push(row);
+    else groups.push([row]);
+  }
+  return groups.map(tableOf).join('\n\n');
+};
+
+/**
+ * Prints the result and writes `results/<name>-<date>.json`; a quick run has `-quick` in its name. A chart (SVG) is
+ * written beside it under the same name.
+ */
+export const publish = (result: Result, chart?: string): void => {
   const { machine } = result;
-  const file = `${result.name}${result.quick ? '-quick' : ''}-${result.at.slice(0, 10)}.json`;
+  const stem = `${result.name}${result.quick ? '-quick' : ''}-${result.at.slice(0, 10)}`;
+  const file = `${stem}.json`;
   mkdirSync(FOLDER, { recursive: true });
   writeFileSync(`${FOLDER}${file}`, `${JSON.stringify(result, undefined, 2)}\n`);
+  if (chart !== undefined) writeFileSync(`${FOLDER}${stem}.svg`, chart);
   console.log(`\n${result.name}: ${machine.cpu}, ${machine.cores} cores, ${machine.memoryGiB} GiB`);
   console.log(`Linux ${machine.kernel}, Node ${machine.node}, commit ${machine.commit}`);
   console.log(`${result.command}\n${result.conditions.map((line) => `- ${line}`).join('\n')}\n`);
-  console.log(`${tableOf(result.rows)}\n\nwritten to bench/results/${file}`);
+  console.log(
+    `${tablesOf(result.rows)}\n\nwritten to bench/results/${file}${chart === undefined ? '' : ` and ${stem}.svg`}`,
+  );
 };

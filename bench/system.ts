@@ -2,6 +2,7 @@
 // speaks to both over HTTP and reads their CPU from outside, as an operator would.
 
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -27,6 +28,25 @@ export const freePort = (): Promise<number> =>
   });
 
 export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+const owned = { children: new Set<ChildProcess>(), folders: new Set<string>(), watched: false };
+
+/**
+ * Notes what this run has started. A run that is cut short (Ctrl-C, a deadline of the shell) takes it all along: a
+ * line of ten million must not stay in memory with nobody to end it.
+ */
+export const own = (child: ChildProcess, folder?: string): void => {
+  owned.children.add(child);
+  child.once('exit', () => owned.children.delete(child));
+  if (folder !== undefined) owned.folders.add(folder);
+  if (owned.watched) return;
+  owned.watched = true;
+  process.once('exit', () => {
+    for (const left of owned.children) left.kill('SIGKILL');
+    for (const left of owned.folders) rmSync(left, { recursive: true, force: true });
+  });
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
+};
 
 /** Ends a child by its own handle: politely, then for sure. */
 export const stopChild = async (child: ChildProcess): Promise<void> => {
@@ -71,6 +91,7 @@ export const startSystem = async (settings: Record<string, string> = {}): Promis
       ...settings,
     },
   });
+  own(child, folder);
   const collect = (chunk: Buffer): void => {
     written = (written + chunk.toString('utf8')).slice(-4000);
   };
@@ -97,15 +118,27 @@ export const startSystem = async (settings: Record<string, string> = {}): Promis
   return { pid: child.pid ?? 0, base: `http://127.0.0.1:${port.public}`, metrics, stop };
 };
 
-export const startFloor = async (): Promise<Running> => {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'bench/floor.ts'], {
+/** A server of the bench in a process of its own; it prints its port on one line. */
+const startBeside = async (file: string, words: readonly string[] = []): Promise<Running> => {
+  const child = spawn(process.execPath, ['--import', 'tsx', file, ...words], {
     cwd: ROOT,
     stdio: ['ignore', 'pipe', 'inherit'],
     env: cleanEnvironment(),
   });
+  own(child);
   const port = await new Promise<string>((resolve, reject) => {
     child.stdout.once('data', (chunk: Buffer) => resolve(chunk.toString('utf8').trim()));
-    child.once('exit', (code) => reject(new Error(`the floor ended with ${code}`)));
+    child.once('exit', (code) => reject(new Error(`${file} ended with ${code}`)));
   });
   return { pid: child.pid ?? 0, base: `http://127.0.0.1:${port}`, stop: () => stopChild(child) };
 };
+
+export const startFloor = (): Promise<Running> => startBeside('bench/floor.ts');
+export const startNaive = (redisPort: number): Promise<Running> =>
+  startBeside('bench/naive.ts', [String(redisPort)]);
+
+/** What a process of ours needs to work on a Redis of the bench's: its address and keys that only live here. */
+export const onRedis = (url: string): Record<string, string> => ({
+  ANTEROOM_REDIS_URL: url,
+  ANTEROOM_KEYS: `bench:${randomBytes(32).toString('base64url')}`,
+});
