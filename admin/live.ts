@@ -27,9 +27,38 @@ export type Live = {
   newUsersPerMinute: number;
   totalActiveUsers: number;
   notice: { text: string; level: string };
+  /** The last recovery of the room, whether it still runs or is over; undefined where there was none. */
+  recovery: Recovery | undefined;
+};
+export type Recovery = {
+  reason: string;
+  recoveredAtMs: number;
+  untilMs: number;
+  /** Places that were remembered and not there when it began. */
+  lostWaiting: number;
+  restored: number;
+  adopted: number;
+  adoptedOverCap: number;
 };
 /** One second of the chart. */
 export type Sample = { atMs: number; waiting: number; active: number; promotedTotal: number };
+
+const RECOVERY_FIELDS = [
+  'recoverReason',
+  'recoveredAt',
+  'recoveringUntil',
+  'lostWaiting',
+  'restoredTotal',
+  'adoptedTotal',
+  'adoptedOverCapTotal',
+] as const;
+const recoveryOf = (fields: readonly (string | null)[]): Recovery | undefined => {
+  const [reason, ...rest] = fields;
+  if (typeof reason !== 'string') return undefined;
+  const [recoveredAtMs = 0, untilMs = 0, lostWaiting = 0, restored = 0, adopted = 0, adoptedOverCap = 0] =
+    rest.map((field) => Number(field ?? 0));
+  return { reason, recoveredAtMs, untilMs, lostWaiting, restored, adopted, adoptedOverCap };
+};
 
 /** Reads one room; undefined while Redis does not know it. Six commands, none of which grows with the line. */
 export const readLive = async (
@@ -49,6 +78,7 @@ export const readLive = async (
       'suspended',
       'noticeText',
       'noticeLevel',
+      ...RECOVERY_FIELDS,
     ),
     redis.zcard(keys.line),
     redis.zcard(keys.parked),
@@ -59,6 +89,7 @@ export const readLive = async (
   ]);
   const [settingsText, version, head, nextNumber, promotedTotal, recoveringUntil, suspended, text, level] =
     fields;
+  const recovery = recoveryOf(fields.slice(-RECOVERY_FIELDS.length));
   if (typeof settingsText !== 'string') return undefined;
   const parsed = parseSettings(JSON.parse(settingsText));
   if (parsed.outcome !== 'ok') throw new Error(`the settings of room ${room} in Redis are not valid`);
@@ -80,6 +111,7 @@ export const readLive = async (
     newUsersPerMinute: settings.newUsersPerMinute,
     totalActiveUsers: settings.totalActiveUsers,
     notice: { text: text ?? '', level: level ?? '' },
+    recovery,
   };
 };
 

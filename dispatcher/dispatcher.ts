@@ -10,25 +10,25 @@ import type { Log } from '../kernel/log.ts';
 import type { Metrics } from '../kernel/metrics.ts';
 import type { Redis } from '../kernel/redis.ts';
 import type { Role } from '../kernel/role.ts';
-import { HEAD_AT_START, type RoomMemory, type RoomStore } from '../line/rooms.ts';
-import type { Snapshot } from '../line/snapshot.ts';
-import { close, promote, reap, recover, roomKeys } from '../lua/room.ts';
+import type { RoomMemory, RoomStore } from '../line/rooms.ts';
+import { close, promote, reap, roomKeys } from '../lua/room.ts';
 import { createSurveyor } from './measure.ts';
+import { createReplication, memoryAfter, textOf } from './replication.ts';
 import { createWatcher } from './watcher.ts';
 
 const REMEMBER_EVERY_MS = 2000;
 
-const memoryOf = ({ settings, head, nextNumber, epoch }: Snapshot): RoomMemory => ({
-  sale: settings.sale,
-  head,
-  nextNumber,
-  epoch,
-});
-
 export const createDispatcher = async (options: {
   config: Pick<
     Config,
-    'tickMs' | 'snapshotMs' | 'promoteMax' | 'examineMax' | 'reapMax' | 'entriesMax' | 'recoverySeconds'
+    | 'tickMs'
+    | 'snapshotMs'
+    | 'promoteMax'
+    | 'examineMax'
+    | 'reapMax'
+    | 'entriesMax'
+    | 'recoverySeconds'
+    | 'failoverSeconds'
   >;
   redis: Redis;
   /** Another connection, made with `blocking`, for the watcher. */
@@ -42,6 +42,7 @@ export const createDispatcher = async (options: {
   const memories = new Map<RoomId, RoomMemory>();
   const written = new Map<RoomId, string>();
   const watcher = createWatcher({ reader: options.reader, redis, log, metrics });
+  const replication = createReplication({ config, redis, rooms: store, memories, log, metrics });
   let rememberedAt = 0;
   let redisUp = true;
   let stopped = false;
@@ -50,29 +51,6 @@ export const createDispatcher = async (options: {
     const memory = await store.memoryOf(row.room);
     if (memory !== undefined) memories.set(row.room, memory);
   }
-
-  /** Makes a lost room again. Only rooms somebody remembers: a room nobody remembers stays closed. */
-  const recoverRoom = async (room: RoomId): Promise<void> => {
-    const memory = memories.get(room);
-    const row = await store.get(room);
-    if (memory === undefined || row === undefined) return;
-    // What was remembered of an earlier sale says nothing about the line of this one.
-    const isOfThisSale = memory.sale === row.settings.sale;
-    const done = await recover.run(redis, roomKeys(room), {
-      nowMs: '',
-      version: row.version,
-      settings: JSON.stringify(row.settings),
-      head: isOfThisSale ? memory.head : HEAD_AT_START,
-      nextNumber: isOfThisSale ? memory.nextNumber : 0,
-      recoverySeconds: config.recoverySeconds,
-      remembered: 1,
-    });
-    await redis.sadd(roomsKey, room);
-    if (done.outcome === 'recovered') {
-      metrics.inc('recoveries_total', { room });
-      log.warn('room-recovered', { room, head: memory.head, untilMs: done.untilMs });
-    }
-  };
 
   /**
    * Each call examines a bounded number of places. As long as it says that there are more, it is repeated at once:
@@ -100,7 +78,7 @@ export const createDispatcher = async (options: {
   const tickRoom = async (room: RoomId): Promise<boolean> => {
     const begun = performance.now();
     const { isKnown, isDone } = await promoteAll(room);
-    if (!isKnown) await recoverRoom(room);
+    if (!isKnown) await replication.recover(room);
     const reaped = await reap.run(redis, roomKeys(room), {
       nowMs: '',
       reapMax: config.reapMax,
@@ -114,7 +92,7 @@ export const createDispatcher = async (options: {
     if (closed.outcome === 'closed') log.info('sale-over', { room });
     metrics.observe('tick_seconds', {}, (performance.now() - begun) / 1000);
     const measured = await surveyor.measure(room);
-    if (measured !== undefined) memories.set(room, memoryOf(measured));
+    if (measured !== undefined) memories.set(room, memoryAfter(memories.get(room), measured));
     return !isDone;
   };
 
@@ -123,7 +101,7 @@ export const createDispatcher = async (options: {
     if (performance.now() - rememberedAt < REMEMBER_EVERY_MS) return;
     rememberedAt = performance.now();
     for (const [room, memory] of memories) {
-      const text = JSON.stringify(memory);
+      const text = textOf(memory);
       if (written.get(room) === text) continue;
       await store.remember(room, memory);
       written.set(room, text);
@@ -135,6 +113,7 @@ export const createDispatcher = async (options: {
     const names = await redis.smembers(roomsKey);
     const known = new Set(names.map(parseRoomId).filter((room): room is RoomId => room !== undefined));
     for (const room of memories.keys()) known.add(room);
+    await replication.check(known);
     await watcher.follow(known);
     let isBusy = false;
     for (const room of known) {

@@ -1,6 +1,7 @@
 // Configuration: one table with name, default, unit, range and a sentence. The environment is read here and
 // nowhere else; all faults are reported at once. docs/reference/config.md is generated from this table.
 
+import { parseRedisPlace } from './redis-url.ts';
 import { type RoleName, roleNames } from './role.ts';
 
 type Row = {
@@ -124,7 +125,13 @@ export const configTable = {
   redisUrl: text(
     'ANTEROOM_REDIS_URL',
     '',
-    'redis:// or rediss:// address; empty starts a private redis-server child.',
+    'redis:// or rediss:// address, or `redis+sentinel://[user:password@]host:26379,host:26379,host:26379/<primary>[/<db>]`; empty starts a private redis-server child.',
+    { secret: true },
+  ),
+  sentinelPassword: text(
+    'ANTEROOM_SENTINEL_PASSWORD',
+    '',
+    'What the sentinels themselves ask for (`requirepass` in sentinel.conf); empty where they ask for nothing.',
     { secret: true },
   ),
   databaseUrl: text(
@@ -263,7 +270,15 @@ export const configTable = {
     60,
     1,
     600,
-    'How long nobody is promoted after Redis lost its data.',
+    'How long nobody is promoted after Redis lost its data, or came back with data of long ago.',
+  ),
+  failoverSeconds: integer(
+    'ANTEROOM_FAILOVER_SECONDS',
+    's',
+    2,
+    1,
+    600,
+    'How long nobody is promoted after another server took over, or the same one started again, with its data.',
   ),
   // The edge
   bodyBytesMax: integer(
@@ -461,6 +476,10 @@ export const readConfig = (environment: Record<string, string | undefined>): Con
       faults.push(`ANTEROOM_ROLES has an unknown role; the roles are ${roleNames.join(', ')}`);
   if ((read.jwksUrl !== '' || read.jwksFile !== '') && (read.jwtIssuer === '' || read.jwtAudience === ''))
     faults.push('ANTEROOM_USER_JWT_ISSUER and ANTEROOM_USER_JWT_AUDIENCE are needed with a JWKS');
+  if (typeof read.redisUrl === 'string' && read.redisUrl !== '') {
+    const place = parseRedisPlace(read.redisUrl);
+    if (place.outcome === 'fault') faults.push(`ANTEROOM_REDIS_URL ${place.says}`);
+  }
   if (read.environment === 'production') {
     if (read.keys === '') faults.push('ANTEROOM_KEYS is needed in production; make some with `npm run keys`');
     if (read.publicUrl === '') faults.push('ANTEROOM_PUBLIC_URL is needed in production');

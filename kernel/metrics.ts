@@ -101,7 +101,11 @@ export const metricTable = {
   },
   snapshot_seconds: { kind: 'histogram', help: 'Taking one snapshot.', labels: [], buckets: FAST },
   redis_up: { kind: 'gauge', help: '1 while the dispatcher reaches Redis.', labels: [] },
-  recoveries_total: { kind: 'counter', help: 'Rooms made again after Redis lost them.', labels: ['room'] },
+  recoveries_total: {
+    kind: 'counter',
+    help: 'Rooms recovered, by reason: Redis lost its data, another server took over, or it came back with older data.',
+    labels: ['room', 'reason'],
+  },
   ledger_gaps_total: {
     kind: 'counter',
     help: 'Holes in the ledgers: records that were trimmed or lost before they were written.',
@@ -136,6 +140,7 @@ const labelValues: Record<string, readonly string[] | number> = {
   by: ['local', 'visitor', 'address'],
   type: ['position', 'state', 'promoted', 'notice', 'ended'],
   state: ['waiting', 'parked', 'withheld', 'promoted', 'active'],
+  reason: ['lost', 'failover', 'older'],
 };
 
 export type MetricName = keyof typeof metricTable;

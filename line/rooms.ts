@@ -11,8 +11,18 @@ import { configure, roomKeys } from '../lua/room.ts';
 import { parseSettings, type Settings } from './settings.ts';
 
 export type RoomRow = { room: RoomId; settings: Settings; version: number; createdAtMs: number };
-/** `head` and `nextNumber` as the last snapshot had them, and the sale and epoch they belong to. */
-export type RoomMemory = { sale: number; head: number; nextNumber: number; epoch: number };
+/**
+ * `head` and `nextNumber` as the last snapshot had them, and the sale and epoch they belong to; with them, since
+ * that is kept, when it was measured (Redis's clock) and how many stood in line, parked ones included.
+ */
+export type RoomMemory = {
+  sale: number;
+  head: number;
+  nextNumber: number;
+  epoch: number;
+  atMs?: number;
+  waiting?: number;
+};
 /** A connection or a transaction: whoever may run one statement. */
 export type Queries = Pick<Sql, 'query'>;
 
@@ -100,8 +110,7 @@ export const createRoomStore = (sql: Sql): RoomStore => ({
     const rows = await sql.query('SELECT memory FROM rooms WHERE id = $1 AND memory IS NOT NULL', [room]);
     if (rows[0] === undefined) return undefined;
     // Only `remember` writes this column, and it writes a RoomMemory.
-    const { sale, head, nextNumber, epoch } = rows[0].memory as RoomMemory;
-    return { sale, head, nextNumber, epoch };
+    return rows[0].memory as RoomMemory;
   },
 });
 

@@ -342,7 +342,7 @@ export type Restored =
 
 export const restore = script({
   name: 'room.restore',
-  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'finished', 'here'],
+  keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'finished', 'here', 'joins'],
   args: ['nowMs', 'sale', 'placeId', 'number', 'score', 'withheld'],
   outcomes: ['unknown', 'otherSale', 'finished', 'held', 'passed', 'restored'],
   read: (reply): Restored => {
@@ -401,13 +401,64 @@ export const adopt = script({
 export const recover = script({
   name: 'room.recover',
   keys: ['room', 'entries'],
-  args: ['nowMs', 'version', 'settings', 'head', 'nextNumber', 'recoverySeconds', 'remembered'],
+  args: [
+    'nowMs',
+    'version',
+    'settings',
+    'head',
+    'nextNumber',
+    'epoch',
+    'waiting',
+    'replid',
+    'recoverySeconds',
+    'remembered',
+  ],
   outcomes: ['known', 'recovered'],
   read: (reply): { outcome: 'known' | 'recovered'; epoch: number; untilMs: number } => ({
     outcome: reply[0] === 'recovered' ? 'recovered' : 'known',
     epoch: count(reply, 1),
     untilMs: reply[0] === 'recovered' ? count(reply, 2) : 0,
   }),
+});
+
+export type Reconciled =
+  | Unknown
+  | { outcome: 'known' | 'noted' }
+  | { outcome: 'recovered'; reason: string; epoch: number; untilMs: number };
+
+export const reconcile = script({
+  name: 'room.reconcile',
+  keys: ['room', 'line', 'parked', 'entries'],
+  args: [
+    'nowMs',
+    'replid',
+    'sale',
+    'head',
+    'nextNumber',
+    'epoch',
+    'waiting',
+    'snapshotAt',
+    'olderMs',
+    'failoverSeconds',
+    'recoverySeconds',
+  ],
+  outcomes: ['unknown', 'known', 'noted', 'recovered'],
+  read: (reply): Reconciled => {
+    switch (reply[0]) {
+      case 'recovered':
+        return {
+          outcome: 'recovered',
+          reason: String(reply[1]),
+          epoch: count(reply, 2),
+          untilMs: count(reply, 3),
+        };
+      case 'known':
+      case 'noted':
+        return { outcome: reply[0] };
+      default:
+        return { outcome: 'unknown' };
+    }
+  },
 });
 
 export type Configured =

@@ -393,6 +393,25 @@ t.test('a room that Redis lost is left to recovery, never made anew', async (t) 
   t.match(await admin('GET', '/v1/rooms/second'), { status: 200, body: { live: null } });
 });
 
+t.test('a recovery is told with its progress for as long as the room remembers it', async (t) => {
+  t.notOk('recovery' in ((await admin('GET', '/v1/rooms/demo')).body.live as object), 'there was none');
+  await server.client.hset(roomKeys(ROOM).room, {
+    ...{ recoverReason: 'failover', recoveredAt: 1000, lostWaiting: 1884, restoredTotal: 1204 },
+    ...{ adoptedTotal: 12, adoptedOverCapTotal: 2 },
+  });
+  t.match((await admin('GET', '/v1/rooms/demo')).body.live, {
+    recovery: {
+      reason: 'failover',
+      recoveredAtMs: 1000,
+      untilMs: 0,
+      lostWaiting: 1884,
+      restored: 1204,
+      adopted: 12,
+      adoptedOverCap: 2,
+    },
+  });
+});
+
 t.test('an older memory never replaces a newer one', async (t) => {
   await rooms.remember(ROOM, { sale: 1, epoch: 9e12, head: 50, nextNumber: 100 });
   await rooms.remember(ROOM, { sale: 1, epoch: 9e12, head: 40, nextNumber: 90 });

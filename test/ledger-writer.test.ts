@@ -73,7 +73,7 @@ const open = async (over: Partial<Settings> = {}) => {
     recover: (head: number, nextNumber: number, nowMs: number) =>
       scripts.recover.run(redis, keys, {
         ...{ nowMs, version, settings: JSON.stringify(settings), head, nextNumber },
-        ...{ recoverySeconds: 0, remembered: 1 },
+        ...{ epoch: 0, waiting: 0, replid: '', recoverySeconds: 0, remembered: 1 },
       }),
   };
 };
@@ -90,7 +90,13 @@ const createWriter = async (
     ...{ tokens, log: silentLog, metrics: createMetrics({ processMetrics: false }) },
   });
   t.teardown(() => writer.stop());
-  return writer;
+  // The first pass of its own loop may run beside a pass that a test asks for; whoever comes second writes nothing
+  // and comes again.
+  const pass = async (): Promise<void> => {
+    await writer.pass();
+    await writer.pass();
+  };
+  return { ...writer, pass };
 };
 
 /** The ledger as operators download it. */

@@ -38,7 +38,7 @@ t.test('the number of series does not grow with what clients send', async (t) =>
 
 t.test('two processes in one test do not share a registry', async (t) => {
   const [one, two] = [createMetrics({ processMetrics: false }), createMetrics({ processMetrics: false })];
-  one.inc('recoveries_total', { room: 'demo' });
+  one.inc('recoveries_total', { room: 'demo', reason: 'lost' });
   t.notMatch(await two.text(), 'recoveries_total{');
 });
 

@@ -458,6 +458,9 @@ t.test(
       settings: JSON.stringify({ ...defaultSettings, totalActiveUsers: 2 }),
       head: Number(head),
       nextNumber: Number(next),
+      epoch,
+      waiting: 3,
+      replid: 'a'.repeat(40),
       recoverySeconds: 60,
       remembered: 1,
     };
@@ -506,6 +509,27 @@ t.test(
       return serials;
     };
     t.same(await supersededBy(), [3], 'and every gateway is told');
+    t.match(await redis.hgetall(keys.room), {
+      recoverReason: 'lost',
+      recoveredAt: String(lost),
+      lostWaiting: '3',
+      restoredTotal: '2',
+      adoptedTotal: '1',
+      adoptedOverCapTotal: '0',
+      replid: 'a'.repeat(40),
+    });
+    t.match(
+      (await redis.xrange(keys.joins, '-', '+')).map(([, flat]) => flat.join(' ')),
+      [
+        `kind restored atMs ${lost} visits ${place('e')} 5 withheld  sale 1`,
+        `kind restored atMs ${lost} visits ${place('c')} 3 withheld  sale 1`,
+      ],
+    );
+    const entries = (await redis.xrange(keys.entries, '-', '+')).map(([, flat]) => parseEntry(flat));
+    t.match(
+      entries.filter((entry) => entry?.kind === 'adopted'),
+      [{ visits: [{ placeId: place('inside'), number: 2 }] }],
+    );
     t.same(await before.promote(lost + 1000), { outcome: 'gated', reason: 'recovering' });
     t.same(await before.line(), [place('c'), place('e')]);
     const after = lost + 60_001;
@@ -518,6 +542,70 @@ t.test(
   },
 );
 
+t.test(
+  'Q24: another server with the data of before: counters go on from what is remembered, once however many dispatchers say so',
+  async (t) => {
+    const { redis, keys, join, promote } = await open({ totalActiveUsers: 100 });
+    for (const name of ['a', 'b', 'c', 'd']) await join(name);
+    await promote(T0, 1);
+    const [first, second, third] = ['1', '2', '3'].map((digit) => digit.repeat(40)) as [
+      string,
+      string,
+      string,
+    ];
+    const said = (replid: string, more: object = {}) =>
+      scripts.reconcile.run(redis, keys, {
+        nowMs: T0 + 1000,
+        replid,
+        sale: 1,
+        head: 2,
+        nextNumber: 7,
+        epoch: 0,
+        waiting: 5,
+        snapshotAt: T0,
+        olderMs: 5000,
+        failoverSeconds: 2,
+        recoverySeconds: 60,
+        ...more,
+      });
+    const epoch = Number(await redis.hget(keys.room, 'epoch'));
+    await redis.hset(keys.room, 'snapshotAt', T0 - 1000);
+    t.same(await said(first), { outcome: 'noted' }, 'the first sight of an id is no failover');
+    t.same(await said(first), { outcome: 'known' });
+    const before = await redis.hgetall(keys.room);
+    t.equal(Number(before.epoch), epoch);
+
+    const done = await said(second, { nowMs: epoch - 10 });
+    t.match(done, { outcome: 'recovered', reason: 'failover', epoch: epoch + 1, untilMs: epoch - 10 + 2000 });
+    t.same(await said(second), { outcome: 'known' }, 'a second dispatcher changes nothing');
+    t.same(await said(first), { outcome: 'known' }, 'one that lags behind changes nothing back');
+    t.match(await redis.hgetall(keys.room), {
+      epoch: String(epoch + 1),
+      head: '2',
+      nextNumber: '1000007',
+      tokens: '0',
+      replid: second,
+      recoverReason: 'failover',
+      lostWaiting: '2',
+      restoredTotal: '0',
+    });
+    const last = (await redis.xrevrange(keys.entries, '+', '-', 'COUNT', 1))[0];
+    t.match(parseEntry(last?.[1] ?? []), { kind: 'recovering', head: 2, limits: { totalActiveUsers: 100 } });
+    t.same((await promote(epoch + 100, 1)).outcome, 'gated');
+
+    const again = await said(third, { nowMs: epoch + 5000, head: 1, snapshotAt: T0 + 5000, sale: 9 });
+    t.match(again, { outcome: 'recovered', reason: 'older', untilMs: epoch + 5000 + 60_000 });
+    t.equal(
+      await redis.hget(keys.room, 'head'),
+      '2',
+      'neither a smaller head nor one of another sale counts',
+    );
+    t.equal(await redis.hget(keys.room, 'nextNumber'), '2000007');
+    await redis.del(keys.room);
+    t.same(await said(first), { outcome: 'unknown' });
+  },
+);
+
 t.test('a room that nobody remembers is closed, never open', async (t) => {
   const redis = server.client;
   const keys = scripts.roomKeys(parseRoomId('forgotten')!);
@@ -527,6 +615,9 @@ t.test('a room that nobody remembers is closed, never open', async (t) => {
     settings: JSON.stringify(defaultSettings),
     head: 0,
     nextNumber: 0,
+    epoch: 0,
+    waiting: 0,
+    replid: '',
     recoverySeconds: 1,
     remembered: 0,
   });

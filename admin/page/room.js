@@ -17,6 +17,7 @@ import {
   toast,
 } from './dom.js';
 import { createMessages } from './messages.js';
+import { createRecovery } from './recovery.js';
 
 const METHODS = {
   fifo: 'First come, first served',
@@ -72,6 +73,7 @@ export const roomView = (main, { me, argument: room }) => {
   const inside = createNumber({ label: 'Inside', swatch: 'inside', meter: true });
   const rate = createNumber({ label: 'Let in, last minute', swatch: 'rate', meter: true });
   const withheld = createNumber({ label: 'Withheld' });
+  const recovery = createRecovery();
   const chart = createChart();
   const facts = el('dl', { class: 'facts' });
   const ledger = el('p', { hidden: !mayTune });
@@ -165,6 +167,7 @@ export const roomView = (main, { me, argument: room }) => {
       value: live.withheld,
       says: live.withheld > 0 ? 'Review them under Security' : 'Nobody is held back',
     });
+    recovery.show(live);
     chart.add(live);
     messages.show(live.notice);
     // Somebody else changed the settings: show theirs, unless this operator is in the middle of a change.
@@ -216,6 +219,7 @@ export const roomView = (main, { me, argument: room }) => {
       el('div', { class: 'actions' }, toggle),
     ),
     banner,
+    recovery.node,
     el('div', { class: 'numbers' }, waiting.node, inside.node, rate.node, withheld.node),
     el(
       'div',

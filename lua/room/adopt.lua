@@ -36,4 +36,6 @@ redis.call('ZADD', activeKey, expiresAt, placeId)
 redis.call('HSET', placesKey, placeId, string.format('%d %d 0 %d %d', number, number, startedAt, shown))
 local overCap = redis.call('ZCARD', activeKey) + redis.call('ZCARD', promotedKey) > tonumber(f[3]) and 1 or 0
 redis.call('HINCRBY', roomKey, 'adoptedTotal', 1)
+redis.call('HINCRBY', roomKey, 'adoptedOverCapTotal', overCap)
+redis.call('XADD', entriesKey, '*', 'kind', 'adopted', 'atMs', now, 'visits', string.format('%s %d', placeId, number))
 return { 'adopted', expiresAt, overCap }

@@ -321,6 +321,9 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
           settings: settingsJson(),
           head: memory.head,
           nextNumber: memory.number,
+          epoch: 0,
+          waiting: 0,
+          replid: '',
           recoverySeconds: RECOVERY_SECONDS,
           remembered: 1,
         });

@@ -42,9 +42,15 @@ export type TestRedis = {
   /** Kills the server (-9) and starts it again on the same port and folder. */
   kill(): Promise<void>;
   start(): Promise<void>;
+  /** Where it keeps its append-only file. */
+  folder: string;
+  port: number;
 };
 
-export const startRedis = async (t: Teardown, options: { appendOnly?: boolean } = {}): Promise<TestRedis> => {
+export const startRedis = async (
+  t: Teardown,
+  options: { appendOnly?: boolean; more?: readonly string[] } = {},
+): Promise<TestRedis> => {
   const port = await freePort();
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-redis-'));
   const url = `redis://127.0.0.1:${port}`;
@@ -76,6 +82,7 @@ export const startRedis = async (t: Teardown, options: { appendOnly?: boolean } 
         options.appendOnly ? 'yes' : 'no',
         '--appendfsync',
         'everysec',
+        ...(options.more ?? []),
       ],
       { stdio: 'ignore' },
     );
@@ -96,5 +103,5 @@ export const startRedis = async (t: Teardown, options: { appendOnly?: boolean } 
     rmSync(folder, { recursive: true, force: true });
   });
   await start();
-  return { url, client: await connect('test'), connect, kill, start };
+  return { url, client: await connect('test'), connect, kill, start, folder, port };
 };

@@ -8,7 +8,7 @@ import t from 'tap';
 import { launchChromium } from '../support/chromium.ts';
 import { eventually } from '../support/eventually.ts';
 import { Fan } from '../support/fan.ts';
-import { startRedis } from '../support/redis.ts';
+import { startRedis, type TestRedis } from '../support/redis.ts';
 import { createSystem, type System } from '../support/system.ts';
 
 t.setTimeout(170_000);
@@ -23,8 +23,9 @@ const shoot = async (page: Page, name: string): Promise<void> => {
 
 let system: System;
 let browser: Browser;
+let redis: TestRedis;
 t.before(async () => {
-  const redis = await startRedis(t);
+  redis = await startRedis(t);
   system = await createSystem(t, { ANTEROOM_REDIS_URL: redis.url, ANTEROOM_LOG_LEVEL: 'warn' });
   await system.start();
   browser = await launchChromium();
@@ -194,4 +195,36 @@ t.test('an operator sees the room and tunes it; security staff see a decision an
     return now.state === 'waiting' && now.number === placed.number && now.verdict === undefined;
   });
   t.same(errors, []);
+});
+
+t.test('an operator sees that the line is being restored, how far it is and when it ends', async (t) => {
+  await tune({ suspended: true });
+  const fans = Array.from({ length: 12 }, (_, index) => new Fan({ base: system.base, index: 500 + index }));
+  for (const fan of fans) t.equal((await fan.join()).status, 201);
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+  t.teardown(() => context.close());
+  const page = await context.newPage();
+  await page.goto(system.admin);
+  await page.locator('input[type="password"], input[name="token"]').first().fill(system.operatorToken);
+  await page.keyboard.press('Enter');
+  await page.getByText('The Long Night').first().waitFor();
+  await page.goto(`${system.admin}/#/rooms/demo`);
+  await page
+    .getByText(/waiting/i)
+    .first()
+    .waitFor();
+  t.equal(await page.locator('.recovery').isVisible(), false, 'nothing is said while nothing is lost');
+  const snapshot = 'ar:{demo}:snapshot';
+  await eventually(
+    'a snapshot knows them',
+    async () => JSON.parse((await redis.client.get(snapshot)) ?? '{}').waiting >= 12,
+  );
+
+  await redis.client.flushall();
+  await page.getByText(/Recovering: 0 of \d+ places back, 0 sessions taken back, ends in \d+ s/).waitFor();
+  for (const fan of fans) await fan.ask('GET', '/v1/rooms/demo/places/me');
+  await page.getByText(/Recovering: 12 of \d+ places back/).waitFor();
+  await shoot(page, 'admin-recovering');
+  await redis.client.hset('ar:{demo}:room', 'recoveringUntil', Date.now() - 1000);
+  await page.getByText(/Recovered .*: 12 of \d+ places back/).waitFor();
 });
