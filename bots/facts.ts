@@ -37,14 +37,20 @@ const found = (pattern: RegExp, text: string): string | undefined => pattern.exe
 
 /** Reading an agent costs some 80 µs, and a crowd uses a few hundred of them: two generations of this many. */
 const AGENTS_MAX = 2000;
-let newer = new Map<string, Facts['browser']>();
-let older = new Map<string, Facts['browser']>();
+type AgentFacts = Pick<Facts, 'browser' | 'tool' | 'driven' | 'crawler'>;
+let newer = new Map<string, AgentFacts>();
+let older = new Map<string, AgentFacts>();
 
-const browserOf = (agent: string): Facts['browser'] => {
+const agentFactsOf = (agent: string): AgentFacts => {
   const known = newer.get(agent) ?? older.get(agent);
   if (known !== undefined) return known;
   const { browser } = new UAParser(agent).getResult();
-  const read = { name: browser.name ?? '', major: Number(browser.version?.split('.')[0] ?? 0) || 0 };
+  const read = {
+    browser: { name: browser.name ?? '', major: Number(browser.version?.split('.')[0] ?? 0) || 0 },
+    tool: found(TOOL, agent),
+    driven: found(DRIVEN, agent),
+    crawler: found(CRAWLER, agent),
+  };
   if (newer.size >= AGENTS_MAX) {
     older = newer;
     newer = new Map();
@@ -64,10 +70,7 @@ export const factsOf = (
   const agent = (values.get('user-agent') ?? '').slice(0, 300);
   return {
     agent,
-    browser: browserOf(agent),
-    tool: found(TOOL, agent),
-    driven: found(DRIVEN, agent),
-    crawler: found(CRAWLER, agent),
+    ...agentFactsOf(agent),
     names: request.headers.map(([name]) => name),
     language: values.has('accept-language'),
     accept: values.has('accept'),

@@ -165,24 +165,38 @@ export const createMetrics = (options: { processMetrics?: boolean } = {}): Metri
   const registry = new Registry();
   if (options.processMetrics !== false) collectDefaultMetrics({ register: registry, prefix: metricPrefix });
   const seen = new Map<string, Set<string>>();
-  const folded = (metric: string, labels: Record<string, string>): Record<string, string> => {
-    const out: Record<string, string> = {};
-    for (const [label, value] of Object.entries(labels)) {
-      const allowed = labelValues[label] ?? 0;
-      if (typeof allowed !== 'number') out[label] = allowed.includes(value) ? value : 'other';
-      else {
-        const key = `${metric}/${label}`;
-        const values = seen.get(key) ?? new Set();
-        seen.set(key, values);
-        if (!values.has(value) && values.size < allowed) values.add(value);
-        out[label] = values.has(value) ? value : 'other';
-      }
-    }
-    return out;
+  const foldedValue = (metric: string, label: string, value: string): string => {
+    const allowed = labelValues[label] ?? 0;
+    if (typeof allowed !== 'number') return allowed.includes(value) ? value : 'other';
+    const key = `${metric}/${label}`;
+    const values = seen.get(key) ?? new Set();
+    seen.set(key, values);
+    if (!values.has(value) && values.size < allowed) values.add(value);
+    return values.has(value) ? value : 'other';
   };
   const counters = new Map<string, Counter>();
   const gauges = new Map<string, Gauge>();
   const histograms = new Map<string, Histogram>();
+  // prom-client builds a key from the labels at each call. One child for each set of labels is found once; there are
+  // as many as series, and their number is closed.
+  const childrenOf = <C>(childOf: (name: string, labels: Record<string, string>) => C) => {
+    const children = new Map<string, C>();
+    return (name: string, labels: Record<string, string>): C => {
+      let key = name;
+      for (const label in labels) key += `\n${foldedValue(name, label, labels[label]!)}`;
+      let child = children.get(key);
+      if (child === undefined) {
+        const folded: Record<string, string> = {};
+        for (const label in labels) folded[label] = foldedValue(name, label, labels[label]!);
+        child = childOf(name, folded);
+        children.set(key, child);
+      }
+      return child;
+    };
+  };
+  const counterOf = childrenOf((name, labels) => counters.get(name)!.labels(labels));
+  const gaugeOf = childrenOf((name, labels) => gauges.get(name)!.labels(labels));
+  const histogramOf = childrenOf((name, labels) => histograms.get(name)!.labels(labels));
   for (const [name, row] of Object.entries<Row>(metricTable)) {
     const base = {
       name: `${metricPrefix}${name}`,
@@ -196,10 +210,10 @@ export const createMetrics = (options: { processMetrics?: boolean } = {}): Metri
   }
   return {
     inc: (name, labels, by = 1) => {
-      if (by > 0) counters.get(name)!.inc(folded(name, labels), by);
+      if (by > 0) counterOf(name, labels).inc(by);
     },
-    set: (name, labels, value) => gauges.get(name)!.set(folded(name, labels), value),
-    observe: (name, labels, value) => histograms.get(name)!.observe(folded(name, labels), value),
+    set: (name, labels, value) => gaugeOf(name, labels).set(value),
+    observe: (name, labels, value) => histogramOf(name, labels).observe(value),
     text: () => registry.metrics(),
     contentType: registry.contentType,
   };

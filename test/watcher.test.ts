@@ -141,8 +141,8 @@ t.test(
 );
 t.test('a script that takes from the tail inverts the order, and the watcher says so', async (t) => {
   const broken = promoteWith({
-    is: "redis.call('ZRANGE', lineKey, 0, first - 1, 'WITHSCORES')",
-    becomes: "redis.call('ZRANGE', lineKey, 0, first - 1, 'REV', 'WITHSCORES')",
+    is: "redis.call('ZRANGE', lineKey, 0, looked - 1, 'WITHSCORES')",
+    becomes: "redis.call('ZRANGE', lineKey, 0, looked - 1, 'REV', 'WITHSCORES')",
   });
   t.ok((await live({ newUsersPerMinute: 60, burst: 3, totalActiveUsers: 10 }, broken)).inversions > 0);
 });

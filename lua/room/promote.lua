@@ -13,7 +13,8 @@ local activeKey, placesKey, hereKey, entriesKey = KEYS[5], KEYS[6], KEYS[7], KEY
 local nowArg, promoteMax, examineMax = ARGV[1], tonumber(ARGV[2]), math.min(tonumber(ARGV[3]), 500)
 
 local f = redis.call('HMGET', roomKey, 'suspended', 'opensAt', 'closesAt', 'recoveringUntil', 'newUsersPerMinute',
-  'effectiveBurst', 'totalActiveUsers', 'tokens', 'tokensAt', 'claimSeconds', 'graceSeconds', 'hereAt', 'head', 'queueAll', 'queueingMethod')
+  'effectiveBurst', 'totalActiveUsers', 'tokens', 'tokensAt', 'claimSeconds', 'graceSeconds', 'hereAt', 'head', 'queueAll', 'queueingMethod',
+  'promotedTotal', 'passedTotal')
 if not f[1] then return { 'unknown' } end
 local time = redis.call('TIME')
 local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
@@ -23,10 +24,8 @@ if now < tonumber(f[4]) then return { 'gated', 'recovering' } end
 if now < tonumber(f[2]) then return { 'gated', 'notOpen' } end
 if f[3] ~= '0' and now >= tonumber(f[3]) then return { 'gated', 'closed' } end
 local tokens = math.min(tonumber(f[6]) * 60000, tonumber(f[8]) + math.max(0, now - tonumber(f[9])) * tonumber(f[5]))
-if now < tonumber(f[9]) then
-  redis.call('HSET', roomKey, 'tokensAt', now)
-  redis.call('XADD', entriesKey, '*', 'kind', 'clock', 'atMs', now, 'wasMs', f[9])
-end
+local wentBack = now < tonumber(f[9]) and redis.call('HSET', roomKey, 'tokensAt', now)
+if wentBack then redis.call('XADD', entriesKey, '*', 'kind', 'clock', 'atMs', now, 'wasMs', f[9]) end
 if redis.call('ZCARD', lineKey) == 0 then return { 'idle' } end
 local free = tonumber(f[7]) - redis.call('ZCARD', activeKey) - redis.call('ZCARD', promotedKey)
 local budget = math.min(math.floor(tokens / 60000), free, promoteMax)
@@ -35,36 +34,37 @@ if budget <= 0 then return { 'spent', free } end
 local grace, isDrawn = tonumber(f[11]) * 1000, f[15] == 'random'
 local presenceKnown = f[12] and now - tonumber(f[12]) <= grace
 local deadline, lastScore = now + tonumber(f[10]) * 1000, tonumber(f[13])
-local gone, entered, visits, ids, parked, parkedIds = {}, {}, {}, {}, {}, {}
-local function examine(head)
-  for i = 1, #head, 2 do
-    if #ids >= budget then break end
-    local placeId, score = head[i], tonumber(head[i + 1])
-    local heard = presenceKnown and tonumber(redis.call('ZSCORE', hereKey, placeId) or 0)
-    gone[#gone + 1] = placeId
-    if not isDrawn then lastScore = math.max(lastScore, score) end
-    if heard and now - heard > grace then
-      parked[#parked + 1], parked[#parked + 2], parkedIds[#parkedIds + 1] = head[i + 1], placeId, placeId
-    else
-      local entry = redis.call('HGET', placesKey, placeId) or string.format('%d %d 0 0', score, score)
-      local number = tonumber(string.match(entry, '^%d+'))
-      redis.call('HSET', placesKey, placeId, entry)
-      entered[#entered + 1], entered[#entered + 2], ids[#ids + 1] = deadline, placeId, placeId
-      visits[#visits + 1] = string.format(number == score and '%s %d' or '%s %d %d', placeId, number, score)
-    end
+-- Some of those at the head may be away; twice the budget is looked at, and `more` asks for another call.
+local looked = math.min(examineMax, presenceKnown and not isDrawn and 2 * budget + 50 or budget)
+local head = isDrawn and redis.call('ZRANDMEMBER', lineKey, looked, 'WITHSCORES')
+  or redis.call('ZRANGE', lineKey, 0, looked - 1, 'WITHSCORES')
+local gone, entered, marks, visits, ids, parked, parkedIds, names = {}, {}, {}, {}, {}, {}, {}, {}
+for i = 1, #head, 2 do names[#names + 1] = head[i] end
+local entries = redis.call('HMGET', placesKey, unpack(names))
+local heard = presenceKnown and redis.call('ZMSCORE', hereKey, unpack(names))
+for i, placeId in ipairs(names) do
+  if #ids >= budget then break end
+  local score = tonumber(head[2 * i])
+  gone[#gone + 1] = placeId
+  if not isDrawn then lastScore = math.max(lastScore, score) end
+  if heard and now - tonumber(heard[i] or 0) > grace then
+    parked[#parked + 1], parked[#parked + 2], parkedIds[#parkedIds + 1] = head[2 * i], placeId, placeId
+  else
+    local number = entries[i] and tonumber(string.match(entries[i], '^%d+')) or score
+    marks[#marks + 1], marks[#marks + 2] = placeId, entries[i] or string.format('%d %d 0 0', score, score)
+    entered[#entered + 1], entered[#entered + 2], ids[#ids + 1] = deadline, placeId, placeId
+    visits[#visits + 1] = string.format(number == score and '%s %d' or '%s %d %d', placeId, number, score)
   end
 end
-local first = math.min(budget, examineMax)
-if isDrawn then examine(redis.call('ZRANDMEMBER', lineKey, first, 'WITHSCORES'))
-else examine(redis.call('ZRANGE', lineKey, 0, first - 1, 'WITHSCORES')) end
-if #ids < budget and not isDrawn then examine(redis.call('ZRANGE', lineKey, first, examineMax - 1, 'WITHSCORES')) end
 redis.call('ZREM', lineKey, unpack(gone))
 redis.call('ZREM', hereKey, unpack(gone))
 if #parked > 0 then redis.call('ZADD', parkedKey, unpack(parked)) end
-if #ids > 0 then redis.call('ZADD', promotedKey, unpack(entered)) end
-redis.call('HSET', roomKey, 'tokens', tokens - #ids * 60000, 'tokensAt', now, 'head', lastScore)
-redis.call('HINCRBY', roomKey, 'promotedTotal', #ids)
-redis.call('HINCRBY', roomKey, 'passedTotal', #gone)
+if #ids > 0 then
+  redis.call('ZADD', promotedKey, unpack(entered))
+  redis.call('HSET', placesKey, unpack(marks))
+end
+redis.call('HSET', roomKey, 'tokens', tokens - #ids * 60000, 'tokensAt', now, 'head', lastScore,
+  'promotedTotal', tonumber(f[16] or 0) + #ids, 'passedTotal', tonumber(f[17] or 0) + #gone)
 redis.call('XADD', entriesKey, '*', 'kind', 'promoted', 'atMs', now, 'deadlineMs', deadline,
   'visits', table.concat(visits, ','), 'parked', table.concat(parkedIds, ','), 'newUsersPerMinute', f[5],
   'effectiveBurst', f[6], 'totalActiveUsers', f[7], 'queueingMethod', f[15])

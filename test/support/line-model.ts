@@ -198,7 +198,7 @@ export class LineModel {
           if (place?.state !== 'waiting') throw new Error(`${placeId} was drawn and does not wait`);
           return [placeId, place];
         })
-      : line.slice(0, Math.min(examineMax, 500));
+      : line.slice(0, Math.min(examineMax, 500, presenceKnown ? 2 * budget + 50 : budget));
     if (isDrawn && new Set(drawn).size !== Math.min(line.length, budget, examineMax, 500))
       return `a draw of ${Math.min(line.length, budget, examineMax, 500)}`;
     for (const [placeId, place] of chosen) {
