@@ -55,10 +55,14 @@ const boundOf = (low: Knot, high: Knot): number => {
   return width * shareOff((high.rank - low.rank) / width);
 };
 
+const DIVIDED_MAX = 2000;
+
 /** Where the interval is to be divided, evenly in what each part may err by; nothing when it is good as it is. */
 const divided = (low: Knot, high: Knot, tolerance: number): number[] => {
   const scores: number[] = [];
   const width = high.score - low.score;
+  // Nothing lies between neighbours, and an interval of no width has no filling.
+  if (width <= 1) return scores;
   const filled = (high.rank - low.rank) / width;
   const isLots = low.score < 0;
   if (
@@ -80,7 +84,8 @@ const divided = (low: Knot, high: Knot, tolerance: number): number[] => {
     rank += (next - score) * filled;
     score = next;
     scores.push(score);
-    if (left < 2 * step) return scores;
+    // More than are ever asked for at once: the tolerance will have to grow.
+    if (left < 2 * step || scores.length > DIVIDED_MAX) return scores;
   }
 };
 
@@ -143,7 +148,7 @@ const planOf = (ranked: Ranked, anchorsMax: number): Plan => {
  */
 export const planAnchors = (ranked: Ranked, anchorsMax: number): number[] => {
   const { staying, added } = planOf(ranked, anchorsMax);
-  return [...staying, ...added].sort((a, b) => a - b);
+  return [...new Set([...staying, ...added])].sort((a, b) => a - b);
 };
 
 /** So many anchors more are worth counting again at once; fewer come with the next snapshot … */

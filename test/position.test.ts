@@ -354,3 +354,30 @@ t.test('a snapshot says what a loss cost, whether the sale is over, and who is n
   await server.client.hset(many.keys.room, 'queueingMethod', 'random');
   t.equal((await many.survey())!.nearScore, Number.MIN_SAFE_INTEGER, 'too many to keep present');
 });
+
+t.test('whatever the ranks say, the scores to count at are found, ascending, each once', (t) => {
+  const dice = random(seed);
+  const ascending = (scores: readonly number[]): boolean =>
+    scores.every((score, index) => Number.isInteger(score) && (index === 0 || score > scores[index - 1]!));
+  // The first is one that the simulator met: an anchor that stood there twice, with nothing between.
+  const degenerate = { anchors: [8, 8, 40], ranks: [5, 5, 6] };
+  for (let round = 0; round < 2000; round += 1) {
+    const scores = Array.from({ length: dice.below(6) }, () => dice.below(60) - dice.pick([0, 0, 50]));
+    const anchors = round === 0 ? degenerate.anchors : [...scores].sort((a, b) => a - b);
+    const ranks = round === 0 ? degenerate.ranks : anchors.map(() => dice.below(40));
+    const first = dice.pick([[], [7], [1, 2, 7]]);
+    const ranked = {
+      ...{ first, between: [], parkedBefore: 0, parkedAt: [], anchors, ranks },
+      ...{
+        listedTo: first.at(-1) ?? Number.NEGATIVE_INFINITY,
+        waiting: dice.below(50),
+        parked: dice.below(5),
+      },
+      nextNumber: dice.pick([0, 8, 60, 1_000_060]),
+    };
+    if (!ascending(planAnchors(ranked, ANCHORS_MAX)))
+      t.fail(`${JSON.stringify(ranked)} gives ${planAnchors(ranked, ANCHORS_MAX).join()}`);
+    isCoarse(ranked, ANCHORS_MAX);
+  }
+  t.end();
+});
