@@ -69,6 +69,34 @@ export const createLocalLimiter = (bucket: Bucket, keysMax: number = LOCAL_KEYS_
   };
 };
 
+/**
+ * What is owed to the shared limits. In a sale most addresses ask once, and one request is within any limit: the first
+ * of an address in a window is only written down here, and charged together with the second. So a process can let
+ * through at most one request an address that the others do not know of. Forgetting a debt is forgetting one request.
+ */
+export type Debts = {
+  /** What to charge for this request now: nothing, because it is the first, or its cost and what is owed. */
+  due(key: string, cost: number, nowMs: number): number;
+};
+
+export const createDebts = (windowMs: number, keysMax: number = LOCAL_KEYS_MAX): Debts => {
+  let young = new Map<string, number>();
+  let old = new Map<string, number>();
+  let swappedAtMs = Number.NEGATIVE_INFINITY;
+  return {
+    due(key, cost, nowMs) {
+      if (young.size >= keysMax || nowMs - swappedAtMs >= windowMs) {
+        old = young;
+        young = new Map();
+        swappedAtMs = nowMs;
+      }
+      const owed = young.get(key) ?? old.get(key);
+      young.set(key, owed === undefined ? cost : 0);
+      return owed === undefined ? 0 : cost + owed;
+    },
+  };
+};
+
 export const createLimits = (options: {
   config: Pick<Config, 'addressPerSecond' | 'addressBurst' | 'visitorPerSecond' | 'visitorBurst'>;
   redis: Redis;
@@ -80,6 +108,7 @@ export const createLimits = (options: {
   const visitorBucket = bucketOf({ perSecond: config.visitorPerSecond, burst: config.visitorBurst });
   const localAddresses = createLocalLimiter(addressBucket);
   const localVisitors = createLocalLimiter(visitorBucket);
+  const debts = createDebts((addressBucket.periodMicros / 1000) * addressBucket.burst);
 
   const refusedBy = (by: 'local' | 'address' | 'visitor', retryAfterMs: number): LimitOutcome => {
     metrics.inc('limited_total', { by });
@@ -136,7 +165,13 @@ export const createLimits = (options: {
         if (taken.outcome === 'refused') return refusedBy('visitor', taken.retryAfterMs);
       }
       const prefix = addressPrefix(address, { v4: 32, v6: 64 });
-      const taken = await takeAddress(prefix, addressPrefix(address, { v4: 32, v6: 48 }), cost);
+      const wide = addressPrefix(address, { v4: 32, v6: 48 });
+      // Of an IPv6 network every request counts: it has as many addresses as anyone could want.
+      const due = prefix === wide ? debts.due(prefix, cost, clock.monotonicMs()) : cost;
+      if (due === 0) return { outcome: 'taken' };
+      // A cost above the burst takes a whole bucket and no more, so a debt that would go beyond is charged by itself.
+      if (due > addressBucket.burst && due > cost) await takeAddress(prefix, wide, due - cost);
+      const taken = await takeAddress(prefix, wide, due > addressBucket.burst ? cost : due);
       if (taken.outcome === 'refused') return refusedBy('address', taken.retryAfterMs);
     } catch {
       // Redis is slow or gone: the local limiters have counted this request already, and they decide alone.
