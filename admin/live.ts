@@ -7,6 +7,7 @@ import { parseRoomId, type RoomId } from '../kernel/ids.ts';
 import { roomsKey } from '../kernel/keys.ts';
 import type { Log } from '../kernel/log.ts';
 import type { Redis } from '../kernel/redis.ts';
+import type { Calibration } from '../line/eta.ts';
 import { parseSettings } from '../line/settings.ts';
 import { type GateState, gateStateOf } from '../line/snapshot.ts';
 import { roomKeys } from '../lua/room.ts';
@@ -29,6 +30,8 @@ export type Live = {
   notice: { text: string; level: string };
   /** The last recovery of the room, whether it still runs or is over; undefined where there was none. */
   recovery: Recovery | undefined;
+  /** Estimates of waiting times that became known, and how many of them held, as in line/calibration.ts. */
+  calibration: Pick<Calibration, 'right' | 'total'>;
 };
 export type Recovery = {
   reason: string;
@@ -78,6 +81,8 @@ export const readLive = async (
       'suspended',
       'noticeText',
       'noticeLevel',
+      'etaRight',
+      'etaTotal',
       ...RECOVERY_FIELDS,
     ),
     redis.zcard(keys.line),
@@ -87,8 +92,9 @@ export const readLive = async (
     redis.zcard(keys.active),
     redis.time(),
   ]);
-  const [settingsText, version, head, nextNumber, promotedTotal, recoveringUntil, suspended, text, level] =
+  const [settingsText, version, head, nextNumber, promotedTotal, recoveringUntil, suspended, ...rest] =
     fields;
+  const [text, level, right, total] = rest;
   const recovery = recoveryOf(fields.slice(-RECOVERY_FIELDS.length));
   if (typeof settingsText !== 'string') return undefined;
   const parsed = parseSettings(JSON.parse(settingsText));
@@ -112,6 +118,7 @@ export const readLive = async (
     totalActiveUsers: settings.totalActiveUsers,
     notice: { text: text ?? '', level: level ?? '' },
     recovery,
+    calibration: { right: Number(right ?? 0), total: Number(total ?? 0) },
   };
 };
 

@@ -47,6 +47,7 @@ export const createBroker = (options: {
   const wheel = createWheel<Connection>(performance.now());
   const followed = new Set<RoomId>();
   const returning = new Map<RoomId, Set<PlaceId>>();
+  const saidAtMs = new Map<RoomId, number>();
   let stopped = false;
 
   const send = (connection: Connection, message: Message, id?: string): void => {
@@ -288,7 +289,11 @@ export const createBroker = (options: {
     followed.add(room);
   };
 
-  /** One pass over the connections: tells those whose gate changed, keeps those near their turn present. */
+  /**
+   * One pass over the connections: tells those whose gate changed, keeps those near their turn present. Where nobody
+   * is near, a call without names says that presence is known all the same: otherwise a lump of ghosts at the head
+   * would be let in one by one, and everyone behind them would wait for each to miss their turn.
+   */
   const sweep = (): void => {
     const nowMs = performance.now();
     const redisNowMs = view.redisNowMs();
@@ -299,13 +304,20 @@ export const createBroker = (options: {
       if (gateStateOf(snapshot, redisNowMs) !== connection.gate)
         wheel.schedule(connection, SLOT_MS + Math.random() * 900);
       const graceMs = snapshot.settings.graceSeconds * 1000;
+      if (nowMs - (saidAtMs.get(connection.room) ?? Number.NEGATIVE_INFINITY) >= graceMs / 3) {
+        saidAtMs.set(connection.room, nowMs);
+        if (!near.has(connection.room)) near.set(connection.room, []);
+      }
       if (connection.score > snapshot.nearScore || nowMs - connection.hereAtMs < graceMs / 3) continue;
       connection.hereAtMs = nowMs;
       const ids = near.get(connection.room) ?? [];
       ids.push(connection.placeId);
       near.set(connection.room, ids);
     }
-    for (const [room, ids] of near) for (const id of ids) (returning.get(room) ?? newSet(room)).add(id);
+    for (const [room, ids] of near) {
+      const set = returning.get(room) ?? newSet(room);
+      for (const id of ids) set.add(id);
+    }
   };
   const newSet = (room: RoomId): Set<PlaceId> => {
     const set = new Set<PlaceId>();
@@ -316,7 +328,7 @@ export const createBroker = (options: {
     for (const [room, set] of returning) {
       const ids = [...set];
       returning.delete(room);
-      for (let from = 0; from < ids.length; from += HERE_MAX) {
+      for (let from = 0; from === 0 || from < ids.length; from += HERE_MAX) {
         const done = await here.run(redis, roomKeys(room), {
           nowMs: '',
           placeIds: ids.slice(from, from + HERE_MAX),

@@ -412,6 +412,12 @@ t.test('a recovery is told with its progress for as long as the room remembers i
   });
 });
 
+t.test('how often the estimates of waiting times held is told from what the room has learnt', async (t) => {
+  t.match((await admin('GET', '/v1/rooms/demo')).body.live, { calibration: { right: 0, total: 0 } });
+  await server.client.hset(roomKeys(ROOM).room, { etaRight: 1085, etaTotal: 1204 });
+  t.match((await admin('GET', '/v1/rooms/demo')).body.live, { calibration: { right: 1085, total: 1204 } });
+});
+
 t.test('an older memory never replaces a newer one', async (t) => {
   await rooms.remember(ROOM, { sale: 1, epoch: 9e12, head: 50, nextNumber: 100 });
   await rooms.remember(ROOM, { sale: 1, epoch: 9e12, head: 40, nextNumber: 90 });

@@ -60,6 +60,14 @@ const createNumber = ({ label, swatch, meter }) => {
 const ledgerLink = (path, sale) =>
   el('a', { href: `${path}/sales/${sale}/ledger`, download: '', text: 'Download the sale’s ledger' });
 
+/** How often the far end of a waiting time held; nine in ten should. Nothing while none has become known. */
+const estimateWords = ({ right, total }) => {
+  if (total === 0) return '';
+  // Rounded down, so that 100 % is said only when it is so.
+  const percent = (Math.floor((1000 * right) / total) / 10).toFixed(1);
+  return `Estimates: ${Math.round((10 * right) / total)} of 10 held (${percent} % of ${formatNumber(total)})`;
+};
+
 const fact = (name, value) => el('div', {}, el('dt', { text: name }), el('dd', { text: value }));
 
 export const roomView = (main, { me, argument: room }) => {
@@ -75,6 +83,12 @@ export const roomView = (main, { me, argument: room }) => {
   const withheld = createNumber({ label: 'Withheld' });
   const recovery = createRecovery();
   const chart = createChart();
+  const estimates = el('p', {
+    class: 'note',
+    hidden: true,
+    title:
+      'How many were called before the far end of the waiting time they were told. Nine in ten should be.',
+  });
   const facts = el('dl', { class: 'facts' });
   const ledger = el('p', { hidden: !mayTune });
   const changes = el('ol', { class: 'log' });
@@ -169,6 +183,8 @@ export const roomView = (main, { me, argument: room }) => {
     });
     recovery.show(live);
     chart.add(live);
+    estimates.textContent = estimateWords(live.calibration);
+    estimates.hidden = estimates.textContent === '';
     messages.show(live.notice);
     // Somebody else changed the settings: show theirs, unless this operator is in the middle of a change.
     if (
@@ -229,6 +245,7 @@ export const roomView = (main, { me, argument: room }) => {
         { class: 'card chart-card' },
         el('div', { class: 'card-head' }, el('h2', { text: 'Last 15 minutes' }), chart.legend),
         chart.node,
+        estimates,
       ),
       controls.node,
       messages.node,

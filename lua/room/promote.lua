@@ -26,13 +26,15 @@ if f[3] ~= '0' and now >= tonumber(f[3]) then return { 'gated', 'closed' } end
 local tokens = math.min(tonumber(f[6]) * 60000, tonumber(f[8]) + math.max(0, now - tonumber(f[9])) * tonumber(f[5]))
 local wentBack = now < tonumber(f[9]) and redis.call('HSET', roomKey, 'tokensAt', now)
 if wentBack then redis.call('XADD', entriesKey, '*', 'kind', 'clock', 'atMs', now, 'wasMs', f[9]) end
-if redis.call('ZCARD', lineKey) == 0 then return { 'idle' } end
+local waiting = redis.call('ZCARD', lineKey)
+if waiting == 0 then return { 'idle' } end
 local free = tonumber(f[7]) - redis.call('ZCARD', activeKey) - redis.call('ZCARD', promotedKey)
 local budget = math.min(math.floor(tokens / 60000), free, promoteMax)
 if budget <= 0 then return { 'spent', free } end
 
 local grace, isDrawn = tonumber(f[11]) * 1000, f[15] == 'random'
-local presenceKnown = f[12] and now - tonumber(f[12]) <= grace
+-- In a long line that is drawn anyone may be next, so nobody is kept present (line/snapshot.ts has the same bound).
+local presenceKnown = f[12] and now - tonumber(f[12]) <= grace and (not isDrawn or waiting <= 20000)
 local deadline, lastScore = now + tonumber(f[10]) * 1000, tonumber(f[13])
 -- Some of those at the head may be away; twice the budget is looked at, and `more` asks for another call.
 local looked = math.min(examineMax, presenceKnown and not isDrawn and 2 * budget + 50 or budget)

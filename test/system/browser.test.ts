@@ -166,7 +166,15 @@ t.test('an operator sees the room and tunes it; security staff see a decision an
     .getByText(/waiting/i)
     .first()
     .waitFor();
-  await page.waitForTimeout(1500);
+  const estimates = page.getByText(/^Estimates:/);
+  const learn = (etaRight: number, etaTotal: number) =>
+    redis.client.hset('ar:{demo}:room', { etaRight, etaTotal });
+  await learn(0, 0);
+  await estimates.waitFor({ state: 'hidden' });
+  await learn(9999, 10_000);
+  await page.getByText('Estimates: 10 of 10 held (99.9 % of 10,000)', { exact: true }).waitFor();
+  await learn(1085, 1204);
+  await page.getByText('Estimates: 9 of 10 held (90.1 % of 1,204)', { exact: true }).waitFor();
   await shoot(page, 'admin-room');
   const headers = { authorization: `Bearer ${system.operatorToken}` };
   const { decisions } = (await (

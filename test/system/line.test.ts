@@ -107,6 +107,29 @@ t.test('Q9: reload, second tab and a second device with one identity are one pla
   t.equal(await redis.client.zcard(roomKeys(parseRoomId('devices')!).line), 1);
 });
 
+t.test('Q17: a broker whose fans are all far from their turn says that presence is known', async (t) => {
+  const room = await makeRoom('ghosts', { suspended: true, newUsersPerMinute: 60, graceSeconds: 5 });
+  const keys = roomKeys(room);
+  const ghosts = Array.from({ length: 1000 }, (_, index) => [index + 1, `ghost${index}`.padEnd(16, '_')]);
+  await redis.client.zadd(keys.line, ...ghosts.flat());
+  await redis.client.hset(keys.room, 'nextNumber', ghosts.length);
+  const fan = fanOf('ghosts');
+  const { number } = (await fan.join()).json;
+  const stream = await listen(fan);
+  await event(stream, (type) => type === 'position');
+  const heardAt = async () => Number((await redis.client.hget(keys.room, 'hereAt')) ?? 0);
+  await eventually('presence is known', async () => (await heardAt()) > 0);
+  const nearScore = Number(await redis.client.hget(keys.room, 'nearScore'));
+  t.ok(Number(number) > nearScore, `${number} is far behind those near their turn (${nearScore})`);
+  const first = await heardAt();
+  await eventually('and stays so', async () => (await heardAt()) > first);
+  // So the ghosts are passed over, and the fan behind all of them is called at once.
+  await tune('ghosts', { suspended: false, totalActiveUsers: 10 });
+  await event(stream, (type) => type === 'promoted');
+  t.equal(await redis.client.zcard(keys.parked), ghosts.length, 'no ghost was called');
+  stream.close();
+});
+
 t.test('200 parallel joins of one visitor are one place, and every answer says so', async (t) => {
   const room = await makeRoom('parallel', { queueAll: true });
   const visitor = fanOf('parallel');
