@@ -32,41 +32,41 @@ local free = tonumber(f[7]) - redis.call('ZCARD', activeKey) - redis.call('ZCARD
 local budget = math.min(math.floor(tokens / 60000), free, promoteMax)
 if budget <= 0 then return { 'spent', free } end
 
-local grace, isDrawn = tonumber(f[11]) * 1000, f[15] == 'random'
+local grace, deadline, isDrawn = tonumber(f[11]) * 1000, now + tonumber(f[10]) * 1000, f[15] == 'random'
 -- In a long line that is drawn anyone may be next, so nobody is kept present (line/snapshot.ts has the same bound).
 local presenceKnown = f[12] and now - tonumber(f[12]) <= grace and (not isDrawn or waiting <= 20000)
-local deadline, lastScore = now + tonumber(f[10]) * 1000, tonumber(f[13])
 -- Some of those at the head may be away; twice the budget is looked at, and `more` asks for another call.
 local looked = math.min(examineMax, presenceKnown and not isDrawn and 2 * budget + 50 or budget)
 local head = isDrawn and redis.call('ZRANDMEMBER', lineKey, looked, 'WITHSCORES')
   or redis.call('ZRANGE', lineKey, 0, looked - 1, 'WITHSCORES')
-local gone, entered, marks, visits, ids, parked, parkedIds, names = {}, {}, {}, {}, {}, {}, {}, {}
+local entered, marks, visits, ids, parked, parkedIds, names, seen = {}, {}, {}, {}, {}, {}, {}, 0
 for i = 1, #head, 2 do names[#names + 1] = head[i] end
 local entries = redis.call('HMGET', placesKey, unpack(names))
 local heard = presenceKnown and redis.call('ZMSCORE', hereKey, unpack(names))
 for i, placeId in ipairs(names) do
   if #ids >= budget then break end
-  local score = tonumber(head[2 * i])
-  gone[#gone + 1] = placeId
-  if not isDrawn then lastScore = math.max(lastScore, score) end
+  local score, entry = head[2 * i], entries[i]
+  seen = i
   if heard and now - tonumber(heard[i] or 0) > grace then
-    parked[#parked + 1], parked[#parked + 2], parkedIds[#parkedIds + 1] = head[2 * i], placeId, placeId
+    parked[#parked + 1], parked[#parked + 2], parkedIds[#parkedIds + 1] = score, placeId, placeId
   else
-    local number = entries[i] and tonumber(string.match(entries[i], '^%d+')) or score
-    marks[#marks + 1], marks[#marks + 2] = placeId, entries[i] or string.format('%d %d 0 0', score, score)
+    local number = entry and string.match(entry, '^%d+') or score
+    marks[#marks + 1], marks[#marks + 2] = placeId, entry or score .. ' ' .. score .. ' 0 0'
     entered[#entered + 1], entered[#entered + 2], ids[#ids + 1] = deadline, placeId, placeId
-    visits[#visits + 1] = string.format(number == score and '%s %d' or '%s %d %d', placeId, number, score)
+    visits[#visits + 1] = placeId .. ' ' .. number .. (number == score and '' or ' ' .. score)
   end
 end
-redis.call('ZREM', lineKey, unpack(gone))
-redis.call('ZREM', hereKey, unpack(gone))
+local lastScore = isDrawn and f[13] or math.max(tonumber(f[13]), tonumber(head[2 * seen]))
+if isDrawn then redis.call('ZREM', lineKey, unpack(names, 1, seen))
+else redis.call('ZREMRANGEBYRANK', lineKey, 0, seen - 1) end
+redis.call('ZREM', hereKey, unpack(names, 1, seen))
 if #parked > 0 then redis.call('ZADD', parkedKey, unpack(parked)) end
 if #ids > 0 then
   redis.call('ZADD', promotedKey, unpack(entered))
   redis.call('HSET', placesKey, unpack(marks))
 end
 redis.call('HSET', roomKey, 'tokens', tokens - #ids * 60000, 'tokensAt', now, 'head', lastScore,
-  'promotedTotal', tonumber(f[16] or 0) + #ids, 'passedTotal', tonumber(f[17] or 0) + #gone)
+  'promotedTotal', tonumber(f[16] or 0) + #ids, 'passedTotal', tonumber(f[17] or 0) + seen)
 redis.call('XADD', entriesKey, '*', 'kind', 'promoted', 'atMs', now, 'deadlineMs', deadline,
   'visits', table.concat(visits, ','), 'parked', table.concat(parkedIds, ','), 'newUsersPerMinute', f[5],
   'effectiveBurst', f[6], 'totalActiveUsers', f[7], 'queueingMethod', f[15])
