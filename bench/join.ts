@@ -184,9 +184,9 @@ export const runJoin = async (
     const floor = keep(await startFloor());
     const naive = keep(await startNaive(redis.naive.port));
     const room = await createRoom(redis.tool.wire, { name: ROOM, settings: {} });
-    // After a first snapshot only those near their turn are noted as present, as in a room with a dispatcher.
+    // After a first measurement only those near their turn are noted as present, as in a room with a dispatcher.
     await room.join(0, 2000);
-    await room.snapshot();
+    await room.measure();
     await redis.system.wire.ask(['CONFIG', 'SET', 'slowlog-log-slower-than', SLOW_MICROS]);
     await redis.system.wire.ask(['CONFIG', 'SET', 'slowlog-max-len', SLOW_KEPT_MAX]);
 

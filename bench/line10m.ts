@@ -204,7 +204,7 @@ export const runLine10m = async (
       for (let left = missing; left > 0; ) {
         const count = Math.min(left, joined === 0 ? BEFORE_SNAPSHOT : FILL_CHUNK);
         await room.join(joined, count);
-        await room.snapshot();
+        await room.measure();
         joined += count;
         left -= count;
       }
@@ -226,7 +226,7 @@ export const runLine10m = async (
       process.stderr.write(` at ${Math.round(fillPerSecond)}/s, measuring\n`);
       const bytesEach = ((await dataBytes(redis)) - bytesBefore) / size;
       const byKey = await bytesByKey(redis, room);
-      const snapshot = await timed(redis, CALLS, room.snapshot);
+      const snapshot = await timed(redis, CALLS, room.measure);
       const join = await timed(redis, CALLS, () => {
         joined += JOIN_BATCH;
         return room.join(joined - JOIN_BATCH, JOIN_BATCH);
@@ -243,7 +243,7 @@ export const runLine10m = async (
       await room.configure(calm);
       // Those let in by the measurement go, so that the next size has the line and nothing else.
       for (const name of ['promoted', 'places', 'entries']) await redis.wire.ask(['DEL', room.key(name)]);
-      await room.snapshot();
+      await room.measure();
       const idle = await measureIdle(redis, window);
       all.push({ size, fillPerSecond, bytesEach, byKey, join, promote, snapshot, idle });
     }

@@ -7,20 +7,22 @@ import { callOf, keyOf, loadScript, outcomeOf, type Script } from './script.ts';
 
 /** The gateway sends at most this many joins in one call (docs/reference/config.md). */
 export const JOIN_BATCH = 128;
-/** As the dispatcher calls it; the values are its own. */
-const SNAPSHOT = { nowMs: '', freshMs: 0, firstMax: 1000, anchorsMax: 400 };
+/** As the dispatcher calls it, with as many scores as it ever asks for (dispatcher/measure.ts). */
+const MEASURE = { nowMs: '', freshMs: 0, listMin: 1000, listMax: 1000, listedTo: '-inf' };
+const SCORES = 500;
 
 export type BenchRoom = {
   name: string;
-  scripts: Readonly<Record<'join' | 'promote' | 'snapshot' | 'here', Script>>;
+  scripts: Readonly<Record<'join' | 'promote' | 'measure' | 'here', Script>>;
   key(name: string): string;
   /** One call of a script of the room; throws unless the outcome is one of `wanted`. */
   run(
-    script: 'join' | 'promote' | 'snapshot' | 'here',
+    script: 'join' | 'promote' | 'measure' | 'here',
     given: Readonly<Record<string, Word>>,
     options: { wanted: readonly string[]; list?: readonly Word[] },
   ): Promise<readonly [word: string, ...values: Reply[]]>;
-  snapshot(): Promise<void>;
+  /** What a snapshot asks of Redis: the first 1,000 listed, who stands before each of 500 scores, who is near. */
+  measure(): Promise<void>;
   /** Puts other settings into effect, as an operator's save does. */
   configure(settings: Partial<Settings>): Promise<void>;
   /** The call of room.join that a gateway makes for these new visitors. */
@@ -67,7 +69,7 @@ export const createRoom = async (
   const scripts = {
     join: await loadScript(wire, 'room.join'),
     promote: await loadScript(wire, 'room.promote'),
-    snapshot: await loadScript(wire, 'room.snapshot'),
+    measure: await loadScript(wire, 'room.measure'),
     here: await loadScript(wire, 'room.here'),
   };
 
@@ -99,8 +101,12 @@ export const createRoom = async (
       if (!wanted.includes(reply[0])) throw new Error(`room.${script} answered ${reply[0]}`);
       return reply;
     },
-    async snapshot() {
-      await room.run('snapshot', SNAPSHOT, { wanted: ['snapshot'] });
+    async measure() {
+      const last = Number(await wire.ask(['HGET', room.key('room'), 'nextNumber']));
+      const list = Array.from({ length: SCORES }, (_, index) => 1000 + Math.floor((last * index) / SCORES));
+      const reply = await room.run('measure', MEASURE, { wanted: ['measured'], list });
+      // The last value says whose turn is near; joins beyond it write no presence.
+      await wire.ask(['HSET', room.key('room'), 'nearScore', String(reply[reply.length - 1])]);
     },
     async join(from, count) {
       const take = (reply: Reply): void => {
