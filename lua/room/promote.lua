@@ -39,36 +39,36 @@ local presenceKnown = f[12] and now - tonumber(f[12]) <= grace and (not isDrawn 
 local looked = math.min(examineMax, presenceKnown and not isDrawn and 2 * budget + 50 or budget)
 local head = isDrawn and redis.call('ZRANDMEMBER', lineKey, looked, 'WITHSCORES')
   or redis.call('ZRANGE', lineKey, 0, looked - 1, 'WITHSCORES')
-local entered, marks, visits, ids, parked, parkedIds, names, seen = {}, {}, {}, {}, {}, {}, {}, 0
-for i = 1, #head, 2 do names[#names + 1] = head[i] end
+local entered, marks, visits, ids, parked, parkedIds, names, seen, n, p = {}, {}, {}, {}, {}, {}, {}, 0, 0, 0
+for i = 1, #head, 2 do names[(i + 1) / 2] = head[i] end
 local entries = redis.call('HMGET', placesKey, unpack(names))
 local heard = presenceKnown and redis.call('ZMSCORE', hereKey, unpack(names))
 for i, placeId in ipairs(names) do
-  if #ids >= budget then break end
+  if n >= budget then break end
   local score, entry = head[2 * i], entries[i]
   seen = i
   if heard and now - tonumber(heard[i] or 0) > grace then
-    parked[#parked + 1], parked[#parked + 2], parkedIds[#parkedIds + 1] = score, placeId, placeId
+    p = p + 1
+    parked[2 * p - 1], parked[2 * p], parkedIds[p] = score, placeId, placeId
   else
+    n = n + 1
     local number = entry and string.match(entry, '^%d+') or score
-    marks[#marks + 1], marks[#marks + 2] = placeId, entry or score .. ' ' .. score .. ' 0 0'
-    entered[#entered + 1], entered[#entered + 2], ids[#ids + 1] = deadline, placeId, placeId
-    visits[#visits + 1] = placeId .. ' ' .. number .. (number == score and '' or ' ' .. score)
+    marks[2 * n - 1], marks[2 * n] = placeId, entry or score .. ' ' .. score .. ' 0 0'
+    entered[2 * n - 1], entered[2 * n], ids[n] = deadline, placeId, placeId
+    visits[n] = placeId .. ' ' .. number .. (number == score and '' or ' ' .. score)
   end
 end
 local lastScore = isDrawn and f[13] or math.max(tonumber(f[13]), tonumber(head[2 * seen]))
-if isDrawn then redis.call('ZREM', lineKey, unpack(names, 1, seen))
-else redis.call('ZREMRANGEBYRANK', lineKey, 0, seen - 1) end
+if isDrawn then redis.call('ZREM', lineKey, unpack(names, 1, seen)) end
+if not isDrawn then redis.call('ZREMRANGEBYRANK', lineKey, 0, seen - 1) end
 redis.call('ZREM', hereKey, unpack(names, 1, seen))
-if #parked > 0 then redis.call('ZADD', parkedKey, unpack(parked)) end
-if #ids > 0 then
-  redis.call('ZADD', promotedKey, unpack(entered))
-  redis.call('HSET', placesKey, unpack(marks))
-end
-redis.call('HSET', roomKey, 'tokens', tokens - #ids * 60000, 'tokensAt', now, 'head', lastScore,
-  'promotedTotal', tonumber(f[16] or 0) + #ids, 'passedTotal', tonumber(f[17] or 0) + seen)
+if p > 0 then redis.call('ZADD', parkedKey, unpack(parked)) end
+if n > 0 then redis.call('ZADD', promotedKey, unpack(entered)) end
+if n > 0 then redis.call('HSET', placesKey, unpack(marks)) end
+redis.call('HSET', roomKey, 'tokens', tokens - n * 60000, 'tokensAt', now, 'head', lastScore,
+  'promotedTotal', tonumber(f[16] or 0) + n, 'passedTotal', tonumber(f[17] or 0) + seen)
 redis.call('XADD', entriesKey, '*', 'kind', 'promoted', 'atMs', now, 'deadlineMs', deadline,
   'visits', table.concat(visits, ','), 'parked', table.concat(parkedIds, ','), 'newUsersPerMinute', f[5],
   'effectiveBurst', f[6], 'totalActiveUsers', f[7], 'queueingMethod', f[15])
-local more = #ids < budget and redis.call('EXISTS', lineKey) or 0
-return { 'promoted', #ids, #parkedIds, more, ids }
+local more = n < budget and redis.call('EXISTS', lineKey) or 0
+return { 'promoted', n, p, more, ids }

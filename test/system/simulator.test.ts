@@ -34,7 +34,7 @@ const defects: Defect[] = [
   {
     what: 'a promotion costs no token',
     script: 'promote',
-    is: 'tokens - #ids * 60000',
+    is: 'tokens - n * 60000',
     becomes: 'tokens',
   },
   {
