@@ -17,7 +17,7 @@ export type Chart = {
   series: readonly Series[];
 };
 
-const SIZE = { width: 860, height: 480, left: 80, right: 250, top: 56, bottom: 84 } as const;
+const SIZE = { width: 920, height: 480, left: 80, right: 310, top: 56, bottom: 84 } as const;
 /** Names at the right end, and values at a size, keep this distance from each other. */
 const NAME_GAP = 17;
 const VALUE_GAP = 12;
