@@ -74,6 +74,11 @@ export const createDispatcher = async (options: {
     return { isKnown: true, isDone: false };
   };
 
+  const closeSale = async (room: RoomId): Promise<void> => {
+    const closed = await close.run(redis, roomKeys(room), { nowMs: '' });
+    if (closed.outcome === 'closed') log.info('sale-over', { room });
+  };
+
   /** Answers whether the room needs another look at once. */
   const tickRoom = async (room: RoomId): Promise<boolean> => {
     const begun = performance.now();
@@ -88,11 +93,13 @@ export const createDispatcher = async (options: {
       metrics.inc('missed_total', { room }, reaped.missed + reaped.finished);
       metrics.inc('reaped_total', { room }, reaped.expired);
     }
-    const closed = await close.run(redis, roomKeys(room), { nowMs: '' });
-    if (closed.outcome === 'closed') log.info('sale-over', { room });
     metrics.observe('tick_seconds', {}, (performance.now() - begun) / 1000);
     const measured = await surveyor.measure(room);
-    if (measured !== undefined) memories.set(room, memoryAfter(memories.get(room), measured));
+    if (measured !== undefined) {
+      memories.set(room, memoryAfter(memories.get(room), measured));
+      // Once a second, by whoever measured, and only where a close is set at all: ending a sale is in no hurry.
+      if (measured.settings.closesAt > 0) await closeSale(room);
+    }
     return !isDone;
   };
 

@@ -12,14 +12,14 @@
 // so a hole shows as a difference; it becomes a `gap` row, which claims nothing.
 
 import type { Config } from '../kernel/config.ts';
-import { parsePlaceId, parseRoomId, type RoomId } from '../kernel/ids.ts';
+import { parseRoomId, type RoomId } from '../kernel/ids.ts';
 import { roomsKey } from '../kernel/keys.ts';
 import type { Log } from '../kernel/log.ts';
 import type { Metrics } from '../kernel/metrics.ts';
 import type { Redis } from '../kernel/redis.ts';
 import type { Sql } from '../kernel/sql.ts';
 import type { Tokens } from '../kernel/token.ts';
-import { type Limits, parseEntry } from '../line/entries.ts';
+import { fieldsOf, type Limits, parseEntry, placesIn, visitsIn } from '../line/entries.ts';
 import {
   type ChainEnd,
   chained,
@@ -151,18 +151,14 @@ const lookAt = async (
 
 /** Whatever a foreign hand may have put into the stream, a visit has a place and a number. */
 const readJoin = (flat: readonly string[]): JoinRecord | undefined => {
-  const fields = new Map<string, string>();
-  for (let index = 0; index + 1 < flat.length; index += 2) fields.set(flat[index]!, flat[index + 1]!);
+  const fields = fieldsOf(flat);
   const kind = fields.get('kind');
   if (kind !== 'joined' && kind !== 'restored') return undefined;
-  const visits: LedgerVisit[] = [];
-  for (const part of (fields.get('visits') ?? '').split(',')) {
-    const [place, number, score] = part.split(' ');
-    const placeId = parsePlaceId(place);
-    if (placeId === undefined) continue;
-    visits.push(score === undefined ? [placeId, Number(number)] : [placeId, Number(number), Number(score)]);
-  }
-  const withheld = (fields.get('withheld') ?? '').split(',').filter((id) => parsePlaceId(id) !== undefined);
+  const visits = visitsIn(fields.get('visits')).map(
+    ({ placeId, number, score }): LedgerVisit =>
+      score === undefined ? [placeId, number] : [placeId, number, score],
+  );
+  const withheld = placesIn(fields.get('withheld'));
   return { kind, atMs: Number(fields.get('atMs')), sale: Number(fields.get('sale')), visits, withheld };
 };
 

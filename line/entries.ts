@@ -38,13 +38,15 @@ export type EntryRecord =
   /** The sale is over and the line is gone. */
   | { kind: 'over'; atMs: number };
 
-const placesIn = (text: string | undefined): PlaceId[] =>
+/** A list of places as the scripts write it: `placeId,placeId`. */
+export const placesIn = (text: string | undefined): PlaceId[] =>
   (text ?? '')
     .split(',')
     .map(parsePlaceId)
     .filter((id): id is PlaceId => id !== undefined);
 
-const visitsIn = (text: string | undefined): Visit[] => {
+/** A list of visits as the scripts write it: `placeId number[ score],…`. Anything else in it is left out. */
+export const visitsIn = (text: string | undefined): Visit[] => {
   const visits: Visit[] = [];
   for (const part of (text ?? '').split(',')) {
     const [place, number, score] = part.split(' ');
@@ -67,10 +69,16 @@ const limitsIn = (fields: ReadonlyMap<string, string>): Limits => ({
   queueingMethod: fields.get('queueingMethod') ?? 'fifo',
 });
 
-/** One record from its flat fields; undefined for a kind this version does not know. */
-export const parseEntry = (flat: readonly string[]): EntryRecord | undefined => {
+/** The fields of a stream record, which Redis answers as names and values in turn. */
+export const fieldsOf = (flat: readonly string[]): Map<string, string> => {
   const fields = new Map<string, string>();
   for (let index = 0; index + 1 < flat.length; index += 2) fields.set(flat[index]!, flat[index + 1]!);
+  return fields;
+};
+
+/** One record from its flat fields; undefined for a kind this version does not know. */
+export const parseEntry = (flat: readonly string[]): EntryRecord | undefined => {
+  const fields = fieldsOf(flat);
   const atMs = Number(fields.get('atMs'));
   const kind = fields.get('kind');
   const visits = visitsIn(fields.get('visits'));
