@@ -22,21 +22,31 @@ import { type Config, ConfigFault, readConfig } from './kernel/config.ts';
 import { createFetcher } from './kernel/fetch.ts';
 import { lockFolder } from './kernel/folder-lock.ts';
 import { createServer } from './kernel/http.ts';
-import { createLog } from './kernel/log.ts';
+import { createLog, type Log } from './kernel/log.ts';
 import { createMetrics, createMetricsServer } from './kernel/metrics.ts';
 import { checkRedisSettings, connectRedis, createRedis } from './kernel/redis.ts';
 import { startEmbeddedRedis } from './kernel/redis-server.ts';
 import { withoutSecret } from './kernel/redis-url.ts';
 import type { Role, RoleName } from './kernel/role.ts';
-import { createSql } from './kernel/sql.ts';
+import { createSql, type Sql } from './kernel/sql.ts';
 import { createTokens, createUserTokens, loadKeys, parseKeys } from './kernel/token.ts';
 import { createIdentifier } from './line/identify.ts';
-import { createRoomStore, ensureRoom, syncRooms } from './line/rooms.ts';
+import { createRoomStore, ensureRoom, type RoomStore, syncRooms } from './line/rooms.ts';
 import { defaultSettings } from './line/settings.ts';
 import { createView } from './line/view.ts';
 import { cookieNames } from './line/visitor.ts';
 
 const DEMO_ROOM = 'demo';
+
+/** The roles that keep something in SQL; each of them syncs the rooms to Redis when it starts. */
+const ROLES_WITH_SQL: readonly RoleName[] = ['dispatcher', 'booking-core', 'admin'];
+
+const openSql = async (options: { config: Config; log: Log }): Promise<{ sql: Sql; rooms: RoomStore }> => {
+  const sql = await createSql(options);
+  const rooms = createRoomStore(sql);
+  await rooms.migrate();
+  return { sql, rooms };
+};
 
 type Stop = { name: string; stop(): Promise<unknown> | unknown };
 
@@ -103,10 +113,9 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
       throw new Error(
         'ANTEROOM_KEYS is missing or malformed. With a Redis of your own, give all processes the same value; make one with `npm run keys`.',
       );
-    const sql = await createSql({ config, log });
-    stops.push({ name: 'sql', stop: () => sql.close() });
-    const rooms = createRoomStore(sql);
-    await rooms.migrate();
+    // A gateway or a broker faces the internet and needs no database, so it opens none.
+    const stored = ROLES_WITH_SQL.some(has) ? await openSql({ config, log }) : undefined;
+    if (stored !== undefined) stops.push({ name: 'sql', stop: () => stored.sql.close() });
 
     // What several roles share
     const here = (port: number): string =>
@@ -133,10 +142,10 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
     // The demo, before anybody looks for it
     const demo =
       config.demo === 'on' || (config.demo === 'auto' && config.redisUrl === '' && config.databaseUrl === '');
-    await syncRooms({ rooms, redis });
-    if (demo)
+    if (stored !== undefined) await syncRooms({ rooms: stored.rooms, redis });
+    if (stored !== undefined && demo)
       await ensureRoom({
-        rooms,
+        rooms: stored.rooms,
         redis,
         room: DEMO_ROOM,
         settings: {
@@ -150,7 +159,8 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
       });
 
     // Roles, in the order they depend on each other
-    if (has('dispatcher')) {
+    if (stored !== undefined && has('dispatcher')) {
+      const { sql, rooms } = stored;
       // Before the dispatcher, so that it stops after it and writes what that did last.
       if (config.ledger === 'on') {
         const ledger = createLedgerWriter({
@@ -170,7 +180,8 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
         }),
       );
     }
-    if (has('booking-core')) {
+    if (stored !== undefined && has('booking-core')) {
+      const { sql } = stored;
       const sandbox = createSandbox({ config, log });
       await sandbox.start();
       stops.push({ name: 'sandbox', stop: () => sandbox.stop() });
@@ -188,7 +199,8 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
       if (demo) await seedEvent(sql, redis, demoEvent);
     }
     let firstToken: string | undefined;
-    if (has('admin')) {
+    if (stored !== undefined && has('admin')) {
+      const { sql, rooms } = stored;
       started(await createAdmin({ config, sql, redis: await connect('admin'), rooms, tokens, log, clock }));
       firstToken = (await ensureFirstOperator(sql, config)).token;
     }
@@ -207,12 +219,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
           ['referrer-policy', 'same-origin'],
           ...(names.secure ? [['strict-transport-security', 'max-age=31536000'] as const] : []),
         ],
-        observe: ({ route, method, status, seconds }) =>
-          metrics.observe(
-            'request_seconds',
-            { route, method, status: `${Math.floor(status / 100)}xx` },
-            seconds,
-          ),
+        observer: (seen) => metrics.observer('request_seconds', seen),
       });
       const users = await userTokens(config);
       const identifier = createIdentifier({

@@ -13,8 +13,8 @@ export type Facts = {
   driven: string | undefined;
   /** Names itself a search engine. */
   crawler: string | undefined;
-  /** Header names in wire order, lower case. */
-  names: readonly string[];
+  /** Names and values alternately, in wire order, names in lower case. */
+  headers: readonly string[];
   language: boolean;
   accept: boolean;
   /** Any of the Sec-Fetch-* headers, which every current browser sends and no script can change. */
@@ -60,23 +60,48 @@ const agentFactsOf = (agent: string): AgentFacts => {
 };
 
 export const factsOf = (
-  request: {
-    headers: readonly (readonly [name: string, value: string])[];
-    addressPrefix: string;
-  },
+  request: { headers: readonly string[]; addressPrefix: string },
   joinsLastMinute: number,
 ): Facts => {
-  const values = new Map(request.headers);
-  const agent = (values.get('user-agent') ?? '').slice(0, 300);
+  const { headers } = request;
+  let [agent, brands, platform] = ['', '', ''];
+  let [language, accept, fetchMetadata] = [false, false, false];
+  for (let index = 0; index < headers.length; index += 2) {
+    switch (headers[index]) {
+      case 'user-agent':
+        agent = headers[index + 1]!.slice(0, 300);
+        break;
+      case 'accept':
+        accept = true;
+        break;
+      case 'accept-language':
+        language = true;
+        break;
+      case 'sec-fetch-site':
+      case 'sec-fetch-mode':
+        fetchMetadata = true;
+        break;
+      case 'sec-ch-ua':
+        brands = headers[index + 1]!;
+        break;
+      case 'sec-ch-ua-platform':
+        platform = headers[index + 1]!.replaceAll('"', '');
+        break;
+    }
+  }
+  const { browser, tool, driven, crawler } = agentFactsOf(agent);
   return {
     agent,
-    ...agentFactsOf(agent),
-    names: request.headers.map(([name]) => name),
-    language: values.has('accept-language'),
-    accept: values.has('accept'),
-    fetchMetadata: values.has('sec-fetch-site') || values.has('sec-fetch-mode'),
-    brands: values.get('sec-ch-ua') ?? '',
-    platform: (values.get('sec-ch-ua-platform') ?? '').replaceAll('"', ''),
+    browser,
+    tool,
+    driven,
+    crawler,
+    headers,
+    language,
+    accept,
+    fetchMetadata,
+    brands,
+    platform,
     addressPrefix: request.addressPrefix,
     joinsLastMinute,
   };

@@ -4,7 +4,8 @@
 const SECONDS = 60;
 const NETWORKS_MAX = 50_000;
 
-type Counts = { perSecond: Uint32Array; lastSecond: number; sum: number };
+/** Most networks join once: the counters are made when one does so again. */
+type Counts = { perSecond: Uint32Array | undefined; lastSecond: number; sum: number };
 
 export type History = {
   /** Counts one join and answers how many there were in the last minute, this one included. */
@@ -16,20 +17,25 @@ export const createHistory = (): History => {
   return {
     count(network, nowMs) {
       const second = Math.floor(nowMs / 1000);
-      let counts = networks.get(network);
+      const counts = networks.get(network);
       if (counts === undefined) {
         if (networks.size >= NETWORKS_MAX) networks.clear();
-        counts = { perSecond: new Uint32Array(SECONDS), lastSecond: second, sum: 0 };
-        networks.set(network, counts);
+        networks.set(network, { perSecond: undefined, lastSecond: second, sum: 1 });
+        return 1;
       }
+      if (counts.perSecond === undefined) {
+        counts.perSecond = new Uint32Array(SECONDS);
+        counts.perSecond[counts.lastSecond % SECONDS] = 1;
+      }
+      const { perSecond } = counts;
       const passed = Math.min(SECONDS, Math.max(0, second - counts.lastSecond));
       for (let step = 1; step <= passed; step += 1) {
         const index = (counts.lastSecond + step) % SECONDS;
-        counts.sum -= counts.perSecond[index]!;
-        counts.perSecond[index] = 0;
+        counts.sum -= perSecond[index]!;
+        perSecond[index] = 0;
       }
       counts.lastSecond = Math.max(counts.lastSecond, second);
-      counts.perSecond[counts.lastSecond % SECONDS]! += 1;
+      perSecond[counts.lastSecond % SECONDS]! += 1;
       counts.sum += 1;
       return counts.sum;
     },

@@ -19,7 +19,7 @@ export type Decision = {
 export const judge = (facts: Facts, rules: Rules): Decision => {
   const reasons: Reason[] = [];
   const shadow: Reason[] = [];
-  const families = new Set<Family>();
+  let families: Set<Family> | undefined;
   let weight = 0;
   for (const check of checks) {
     const rule = rules.checks.get(check.id);
@@ -31,9 +31,11 @@ export const judge = (facts: Facts, rules: Rules): Decision => {
       continue;
     }
     reasons.push({ check: check.id, words });
+    families ??= new Set();
     families.add(check.family);
     weight += rule.weight;
   }
+  if (families === undefined) return { verdict: 'allow', weight, reasons, shadow };
   const bySum: Verdict =
     weight >= rules.blockAt
       ? 'block'

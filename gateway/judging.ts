@@ -50,7 +50,7 @@ export const createJudge = (options: {
     decide(request, room) {
       const network = networkOf(request);
       const facts = factsOf(
-        { headers: request.headers, addressPrefix: network },
+        { headers: request.flatHeaders, addressPrefix: network },
         history.count(network, clock.nowMs()),
       );
       const decision = judge(facts, rules.current());

@@ -150,14 +150,14 @@ export const createPlaces = (options: {
       number: place.number,
       serverNowMs: nowMs,
       pollAfterMs: pollAfterMs(position?.etaSeconds?.[0], snapshot.settings.claimSeconds),
-      ...(verdict === undefined ? {} : { verdict }),
-      ...(receipt === undefined ? {} : { receipt }),
       ...told,
-      ...(position === undefined ? {} : { peopleAhead: position.ahead }),
-      ...(gate === 'notOpen' ? { opensAtMs: snapshot.settings.opensAt } : {}),
-      ...(snapshot.notice.text === '' ? {} : { notice: snapshot.notice }),
-      ...(place.missed ? { missed: true } : {}),
     };
+    if (verdict !== undefined) status.verdict = verdict;
+    if (receipt !== undefined) status.receipt = receipt;
+    if (position !== undefined) status.peopleAhead = position.ahead;
+    if (gate === 'notOpen') status.opensAtMs = snapshot.settings.opensAt;
+    if (snapshot.notice.text !== '') status.notice = snapshot.notice;
+    if (place.missed) status.missed = true;
     if (place.state === 'promoted') {
       status.claimDeadlineMs = place.untilMs;
       status.claimToken = signClaim(tokens, {

@@ -78,8 +78,8 @@ export const parseAddress = (text: string): Uint8Array | undefined => {
 /** The network an address belongs to, as `address/bits`; IPv4 counts its own 32 bits. For limits by /64, /56, /48. */
 export const addressPrefix = (text: string, bits: { v4: number; v6: number }): string => {
   // The two that every request asks for, without taking the text apart.
-  if (isIP(text) === 4 && bits.v4 === 32) return `${text}/32`;
-  if (isIP(text) === 4 && bits.v4 === 24) return `${text.slice(0, text.lastIndexOf('.'))}.0/24`;
+  const dotted = (bits.v4 === 32 || bits.v4 === 24) && !text.includes(':') && isIP(text) === 4;
+  if (dotted) return bits.v4 === 32 ? `${text}/32` : `${text.slice(0, text.lastIndexOf('.'))}.0/24`;
   const bytes = parseAddress(text);
   if (bytes === undefined) return text;
   const own = isMapped(bytes) ? bits.v4 : bits.v6;
@@ -113,6 +113,7 @@ const isInside = (bytes: Uint8Array, network: Network): boolean => {
 /** An entry as proxies write it: an address, or one with a port (`192.0.2.1:80`, `[2001:db8::1]:80`). */
 const parseHop = (entry: string): Uint8Array | undefined => {
   const text = entry.trim();
+  if (!text.includes(':')) return parseAddress(text);
   const bracketed = /^\[([^\]]*)\](?::\d{1,5})?$/.exec(text);
   if (bracketed !== null) return parseAddress(bracketed[1]!);
   return parseAddress(/^[0-9.]+:\d{1,5}$/.test(text) ? text.slice(0, text.indexOf(':')) : text);

@@ -139,7 +139,12 @@ export class Refusal extends Error {
     code: ErrorCode,
     options: { detail?: string; extra?: Record<string, unknown>; cause?: unknown } = {},
   ) {
+    // A refusal is an answer, not a fault: where it was thrown says nothing, and finding out costs several times
+    // the rest of the answer. What caused it, when something did, brings a stack of its own.
+    const limit = Error.stackTraceLimit;
+    Error.stackTraceLimit = 0;
     super(code, options.cause === undefined ? {} : { cause: options.cause });
+    Error.stackTraceLimit = limit;
     this.name = 'Refusal';
     this.code = code;
     this.detail = options.detail;

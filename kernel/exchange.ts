@@ -17,6 +17,8 @@ export type Request = {
   header(name: string): string | undefined;
   /** In wire order, names in lower case. */
   readonly headers: readonly (readonly [name: string, value: string])[];
+  /** The same, names and values alternately. */
+  readonly flatHeaders: FlatHeaders;
   cookie(name: string): string | undefined;
   /** The address of the fan: of the socket, or as a trusted proxy tells it. IPv4-mapped addresses are IPv4. */
   readonly address: string;
@@ -44,13 +46,15 @@ export class Exchange<Wire extends Peer> implements Request {
   mode: 'open' | 'answering' | 'over' = 'open';
   /** The pattern that matched, for metrics; never the path itself. */
   pattern = 'none';
+  /** What is told how long requests of this pattern took, by method and class of status. */
+  observers: Map<string, ((seconds: number) => void)[]> | undefined;
   /** The native response; undefined once the exchange is over, because touching it then would throw. */
   wire: Wire | undefined;
   /** Whether the server waits for something here, and so has asked to be told when the client leaves. */
   attended = false;
   /** Told when the client leaves while an answer is being streamed. */
   left: (() => void) | undefined;
-  private readonly flat: FlatHeaders;
+  readonly flatHeaders: FlatHeaders;
   private readonly head: Head;
   private readonly readAddress: AddressReader;
   private peer: Uint8Array | undefined;
@@ -75,13 +79,13 @@ export class Exchange<Wire extends Peer> implements Request {
     this.query = made.query;
     this.id = made.id;
     this.head = made.head;
-    this.flat = made.head.headers;
+    this.flatHeaders = made.head.headers;
     this.readAddress = made.readAddress;
     this.startedMs = made.startedMs;
   }
 
   header(name: string): string | undefined {
-    const { flat } = this;
+    const flat = this.flatHeaders;
     let found: string | undefined;
     for (let index = 0; index < flat.length; index += 2)
       if (flat[index] === name)
@@ -92,8 +96,8 @@ export class Exchange<Wire extends Peer> implements Request {
   get headers(): readonly (readonly [string, string])[] {
     if (this.pairs === undefined) {
       this.pairs = [];
-      for (let index = 0; index < this.flat.length; index += 2)
-        this.pairs.push([this.flat[index]!, this.flat[index + 1]!]);
+      for (let index = 0; index < this.flatHeaders.length; index += 2)
+        this.pairs.push([this.flatHeaders[index]!, this.flatHeaders[index + 1]!]);
     }
     return this.pairs;
   }

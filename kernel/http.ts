@@ -43,7 +43,9 @@ export type {
 
 type Uws = typeof import('uWebSockets.js');
 type Wired = Exchange<HttpResponse>;
-type Route = { pattern: string; run: Handler | SocketHandler; bodyBytesMax: number };
+/** Of one pattern, by method: what is told the seconds, by the first digit of the status. */
+type Observers = Map<string, ((seconds: number) => void)[]>;
+type Route = { pattern: string; run: Handler | SocketHandler; bodyBytesMax: number; observers: Observers };
 
 const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']);
 const LISTEN_SHARED = 0;
@@ -87,7 +89,7 @@ const isStreamed = (body: Answer['body']): body is AsyncIterable<Uint8Array> =>
 
 /** Throws when a trusted proxy is not an address, or when the native library cannot run on this system. */
 export const createServer = (options: ServerOptions): Server => {
-  const { name, host, port, log, slowReaderMs, observe } = options;
+  const { name, host, port, log, slowReaderMs, observer } = options;
   const uws = loadUws();
   const app = uws.App();
   const router = createRouter<Route>();
@@ -117,14 +119,21 @@ export const createServer = (options: ServerOptions): Server => {
     }
   };
 
-  const note = (x: Wired, status: number): void =>
-    observe?.({
-      route: x.pattern,
-      // A label takes only words we know: a stranger may invent methods without end.
-      method: METHODS.has(x.method) ? x.method : 'other',
-      status,
-      seconds: (performance.now() - x.startedMs) / 1000,
-    });
+  const noRoute: Observers = new Map();
+  const note = (x: Wired, status: number): void => {
+    if (observer === undefined) return;
+    const observers = x.observers ?? noRoute;
+    // A label takes only words we know: a stranger may invent methods without end.
+    const method = METHODS.has(x.method) ? x.method : 'other';
+    const group = Math.floor(status / 100);
+    let ofMethod = observers.get(method);
+    if (ofMethod === undefined) {
+      ofMethod = [];
+      observers.set(method, ofMethod);
+    }
+    ofMethod[group] ??= observer({ route: x.pattern, method, status: `${group}xx` });
+    ofMethod[group]((performance.now() - x.startedMs) / 1000);
+  };
 
   /** Must run before anything is awaited: without it the library ends the process. */
   const attend = (x: Wired): void => {
@@ -425,7 +434,7 @@ export const createServer = (options: ServerOptions): Server => {
       id: `${idPrefix}-${idCount.toString(36)}`,
       head,
       readAddress,
-      startedMs: observe === undefined ? 0 : performance.now(),
+      startedMs: observer === undefined ? 0 : performance.now(),
     });
     current = x;
     if (head.fault !== '') return refuse(x, 'bad-header', head.fault);
@@ -435,6 +444,7 @@ export const createServer = (options: ServerOptions): Server => {
     const socket = x.method === 'GET' ? sockets.find('GET', x.path) : undefined;
     if (socket?.outcome === 'found') {
       x.pattern = socket.route.pattern;
+      x.observers = socket.route.observers;
       x.params = socket.params;
       const asked = x.header('upgrade')?.toLowerCase() === 'websocket' && context !== undefined;
       if (!asked || x.header('sec-websocket-version') !== '13')
@@ -454,6 +464,7 @@ export const createServer = (options: ServerOptions): Server => {
     if (route === undefined)
       return head.bodyBytes > 0 ? refuse(x, 'not-found') : respond(x, problem('not-found'));
     x.pattern = route.pattern;
+    x.observers = route.observers;
     if (found.outcome === 'found') x.params = found.params;
     if (head.bodyBytes > route.bodyBytesMax) return refuse(x, 'body-too-large');
     if (head.bodyBytes > 0) collect(x, route);
@@ -495,6 +506,12 @@ export const createServer = (options: ServerOptions): Server => {
   });
   app.any('/*', guarded);
 
+  const routeOf = (
+    pattern: string,
+    run: Handler | SocketHandler,
+    bodyBytesMax = options.bodyBytesMax,
+  ): Route => ({ pattern, run, bodyBytesMax, observers: new Map() });
+
   let closing: Promise<void> | undefined;
   const closeAll = async (graceMs: number): Promise<void> => {
     stopping = true;
@@ -512,10 +529,10 @@ export const createServer = (options: ServerOptions): Server => {
 
   return {
     route: (method, pattern, run, more = {}) =>
-      router.add(method, pattern, { pattern, run, bodyBytesMax: more.bodyBytesMax ?? options.bodyBytesMax }),
-    socket: (pattern, run) => sockets.add('GET', pattern, { pattern, run, bodyBytesMax: 0 }),
+      router.add(method, pattern, routeOf(pattern, run, more.bodyBytesMax)),
+    socket: (pattern, run) => sockets.add('GET', pattern, routeOf(pattern, run, 0)),
     otherwise(run, more = {}) {
-      otherwise = { pattern: 'otherwise', run, bodyBytesMax: more.bodyBytesMax ?? options.bodyBytesMax };
+      otherwise = routeOf('otherwise', run, more.bodyBytesMax);
     },
     listen: () =>
       new Promise((resolve, reject) => {

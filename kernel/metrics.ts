@@ -2,7 +2,14 @@
 // alerts on these names, so renaming one is a breaking change. prom-client is imported here and nowhere else.
 // docs/reference/metrics.md is generated from this table.
 
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import {
+  Counter,
+  collectDefaultMetrics,
+  Gauge,
+  Histogram,
+  type HistogramConfiguration,
+  Registry,
+} from 'prom-client';
 import type { Config } from './config.ts';
 import { createServer, json } from './http.ts';
 import type { Log } from './log.ts';
@@ -153,6 +160,8 @@ export type Metrics = {
   inc<N extends NamesOf<'counter'>>(name: N, labels: LabelsOf<N>, by?: number): void;
   set<N extends NamesOf<'gauge'>>(name: N, labels: LabelsOf<N>, value: number): void;
   observe<N extends NamesOf<'histogram'>>(name: N, labels: LabelsOf<N>, value: number): void;
+  /** One series of a histogram, for whoever observes it with every request. */
+  observer<N extends NamesOf<'histogram'>>(name: N, labels: LabelsOf<N>): (value: number) => void;
   /** The exposition format of Prometheus. */
   text(): Promise<string>;
   readonly contentType: string;
@@ -160,7 +169,90 @@ export type Metrics = {
 
 export const metricPrefix = 'anteroom_';
 
-/** `processMetrics: false` leaves out what prom-client collects of the process itself. */
+type Labels = Record<string, string>;
+type Counted = { labels: Labels; value: number };
+/** `perBucket` counts each value once, in the first bucket that takes it; the last one takes what is beyond all. */
+type Spread = { labels: Labels; perBucket: Float64Array; sum: number };
+
+/**
+ * A histogram that shows what was counted elsewhere. The registry asks each metric for its values by
+ * `getForPromString`, which the types of prom-client leave out.
+ */
+class SpreadMetric extends Histogram {
+  private readonly shown: { name: string; help: string };
+  private readonly bounds: readonly number[];
+  private readonly series: readonly Spread[];
+
+  constructor(made: {
+    base: HistogramConfiguration<string>;
+    bounds: readonly number[];
+    series: readonly Spread[];
+  }) {
+    super({ ...made.base, buckets: [...made.bounds] });
+    this.shown = { name: made.base.name, help: made.base.help };
+    this.bounds = made.bounds;
+    this.series = made.series;
+  }
+
+  async getForPromString() {
+    const { name, help } = this.shown;
+    const values = this.series.flatMap(({ labels, perBucket, sum }) => {
+      let count = 0;
+      const buckets = [...perBucket].map((inBucket, index) => {
+        count += inBucket;
+        return {
+          metricName: `${name}_bucket`,
+          labels: { le: this.bounds[index] ?? '+Inf', ...labels },
+          value: count,
+        };
+      });
+      return [
+        ...buckets,
+        { metricName: `${name}_sum`, labels, value: sum },
+        { metricName: `${name}_count`, labels, value: count },
+      ];
+    });
+    return { name, help, type: 'histogram', values };
+  }
+}
+
+/** Combinations of raw label values whose series is known without folding them again. */
+const KNOWN_MAX = 5000;
+
+/**
+ * Finds the series of a set of labels: first by the values as they came, then by what is left of them when the values
+ * that are not in their closed sets are folded into one.
+ */
+const createSeries = <S>(
+  fold: (name: string, label: string, value: string) => string,
+  make: (name: string, labels: Labels) => S,
+) => {
+  const known = new Map<string, S>();
+  const all = new Map<string, S>();
+  return (name: string, labels: Labels): S => {
+    let raw = name;
+    for (const label in labels) raw += `\n${labels[label]}`;
+    const direct = known.get(raw);
+    if (direct !== undefined) return direct;
+    const folded: Labels = {};
+    let key = name;
+    for (const label in labels) {
+      folded[label] = fold(name, label, labels[label]!);
+      key += `\n${folded[label]}`;
+    }
+    const series = all.get(key) ?? make(name, folded);
+    all.set(key, series);
+    if (known.size >= KNOWN_MAX) known.clear();
+    known.set(raw, series);
+    return series;
+  };
+};
+
+/**
+ * `processMetrics: false` leaves out what prom-client collects of the process itself. Counters and histograms are
+ * counted here and handed to prom-client when somebody looks: its own ways to count build a key from the labels at
+ * each call, which costs more than the thing that is counted.
+ */
 export const createMetrics = (options: { processMetrics?: boolean } = {}): Metrics => {
   const registry = new Registry();
   if (options.processMetrics !== false) collectDefaultMetrics({ register: registry, prefix: metricPrefix });
@@ -174,46 +266,57 @@ export const createMetrics = (options: { processMetrics?: boolean } = {}): Metri
     if (!values.has(value) && values.size < allowed) values.add(value);
     return values.has(value) ? value : 'other';
   };
-  const counters = new Map<string, Counter>();
+  const counted = new Map<string, Counted[]>();
+  const spreads = new Map<string, { bounds: readonly number[]; series: Spread[] }>();
   const gauges = new Map<string, Gauge>();
-  const histograms = new Map<string, Histogram>();
-  // prom-client builds a key from the labels at each call. One child for each set of labels is found once; there are
-  // as many as series, and their number is closed.
-  const childrenOf = <C>(childOf: (name: string, labels: Record<string, string>) => C) => {
-    const children = new Map<string, C>();
-    return (name: string, labels: Record<string, string>): C => {
-      let key = name;
-      for (const label in labels) key += `\n${foldedValue(name, label, labels[label]!)}`;
-      let child = children.get(key);
-      if (child === undefined) {
-        const folded: Record<string, string> = {};
-        for (const label in labels) folded[label] = foldedValue(name, label, labels[label]!);
-        child = childOf(name, folded);
-        children.set(key, child);
-      }
-      return child;
+  const counterOf = createSeries(foldedValue, (name, labels) => {
+    const made: Counted = { labels, value: 0 };
+    counted.get(name)!.push(made);
+    return made;
+  });
+  const observerOf = createSeries(foldedValue, (name, labels) => {
+    const { bounds, series } = spreads.get(name)!;
+    const made: Spread = { labels, perBucket: new Float64Array(bounds.length + 1), sum: 0 };
+    series.push(made);
+    return (value: number): void => {
+      let bucket = 0;
+      while (bucket < bounds.length && value > bounds[bucket]!) bucket += 1;
+      made.perBucket[bucket]! += 1;
+      made.sum += value;
     };
-  };
-  const counterOf = childrenOf((name, labels) => counters.get(name)!.labels(labels));
-  const gaugeOf = childrenOf((name, labels) => gauges.get(name)!.labels(labels));
-  const histogramOf = childrenOf((name, labels) => histograms.get(name)!.labels(labels));
+  });
+  const gaugeOf = createSeries(foldedValue, (name, labels) => gauges.get(name)!.labels(labels));
+
   for (const [name, row] of Object.entries<Row>(metricTable)) {
-    const base = {
-      name: `${metricPrefix}${name}`,
-      help: row.help,
-      labelNames: [...row.labels],
-      registers: [registry],
-    };
-    if (row.kind === 'counter') counters.set(name, new Counter(base));
-    else if (row.kind === 'gauge') gauges.set(name, new Gauge(base));
-    else histograms.set(name, new Histogram({ ...base, buckets: [...(row.buckets ?? FAST)] }));
+    const fullName = `${metricPrefix}${name}`;
+    const base = { name: fullName, help: row.help, labelNames: [...row.labels], registers: [registry] };
+    if (row.kind === 'gauge') gauges.set(name, new Gauge(base));
+    else if (row.kind === 'counter') {
+      const series: Counted[] = [];
+      counted.set(name, series);
+      new Counter({
+        ...base,
+        collect() {
+          this.reset();
+          for (const { labels, value } of series) this.inc(labels, value);
+        },
+      });
+    } else {
+      const bounds = row.buckets ?? FAST;
+      const series: Spread[] = [];
+      spreads.set(name, { bounds, series });
+      new SpreadMetric({ base, bounds, series });
+      // One without labels is shown from the start, as 0.
+      if (row.labels.length === 0) observerOf(name, {});
+    }
   }
   return {
     inc: (name, labels, by = 1) => {
-      if (by > 0) counterOf(name, labels).inc(by);
+      if (by > 0) counterOf(name, labels).value += by;
     },
     set: (name, labels, value) => gaugeOf(name, labels).set(value),
-    observe: (name, labels, value) => histogramOf(name, labels).observe(value),
+    observe: (name, labels, value) => observerOf(name, labels)(value),
+    observer: (name, labels) => observerOf(name, labels),
     text: () => registry.metrics(),
     contentType: registry.contentType,
   };

@@ -76,6 +76,9 @@ export type ServerOptions = {
   trustedProxies: readonly string[];
   /** Added to every answer (security headers). */
   headers?: HeaderList;
-  /** Sees every finished request: pattern, method, status and seconds. A stream counts when it opens. */
-  observe?: (seen: { route: string; method: string; status: number; seconds: number }) => void;
+  /**
+   * Asked once for each pattern, method and class of status (`2xx`); what it gives is told the seconds of every such
+   * request. A stream counts when it opens.
+   */
+  observer?: (seen: { route: string; method: string; status: string }) => (seconds: number) => void;
 };

@@ -4,6 +4,7 @@
 import { Refusal } from '../kernel/errors.ts';
 import type { Request } from '../kernel/http.ts';
 import type { PlaceId, RoomId, VisitorId } from '../kernel/ids.ts';
+import { createMac } from '../kernel/mac.ts';
 import { orUnavailable, type Redis } from '../kernel/redis.ts';
 import type { Tokens, UserTokens } from '../kernel/token.ts';
 import { type Looked, look, roomKeys } from '../lua/room.ts';
@@ -39,7 +40,7 @@ export const createIdentifier = (options: {
   nowMs: () => number;
 }): Identifier => {
   const { redis, tokens, users, names, jwtCookie, visitorDays, nowMs } = options;
-  const salt = tokens.derive('place-salt');
+  const salt = createMac(tokens.derive('place-salt'));
   const verified = new Map<string, { visitor: VisitorId; expiresAtMs: number }>();
   const VERIFIED_MAX = 50_000;
 

@@ -34,15 +34,16 @@ export const positionMessage = (
   const ahead = Math.min(aheadOf(snapshot, at.score), at.shown ?? Number.POSITIVE_INFINITY);
   const eta = etaOf(snapshot, ahead, moving);
   const from = Math.max(at.joinedAhead ?? ahead, ahead) + 1;
-  return {
+  const message: PositionMessage = {
     position: ahead + 1,
     ahead,
     waiting: snapshot.waiting,
-    ...(eta === undefined ? {} : { etaSeconds: eta }),
     perMinute,
     progress: Math.round((1 - (ahead + 1) / from) * 1000) / 1000,
     nextMs: Math.round(cadenceMs(eta?.[0])),
   };
+  if (eta !== undefined) message.etaSeconds = eta;
+  return message;
 };
 
 export type Message =

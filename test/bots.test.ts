@@ -9,7 +9,7 @@ import { silentLog } from '../kernel/log.ts';
 
 const rules = createRuleBook({ log: silentLog }).current();
 const verdict = (headers: [string, string][], joins = 1) =>
-  judge(factsOf({ headers, addressPrefix: '10.0.0.0/24' }, joins), rules);
+  judge(factsOf({ headers: headers.flat(), addressPrefix: '10.0.0.0/24' }, joins), rules);
 
 const modern: [string, string][] = [
   ['accept', 'application/json'],
@@ -159,7 +159,7 @@ t.test(
     t.ok(strict.outcome === 'ok');
     if (strict.outcome !== 'ok') return;
     const of = (agent: string, joins: number) =>
-      judge(factsOf({ headers: [['user-agent', agent]], addressPrefix: 'x' }, joins), strict.rules).verdict;
+      judge(factsOf({ headers: ['user-agent', agent], addressPrefix: 'x' }, joins), strict.rules).verdict;
     t.equal(of('Mozilla/5.0', 11), 'challenge');
     t.equal(of('Mozilla/5.0', 10), 'allow');
     t.equal(of('curl/8', 1), 'tarpit');
@@ -213,7 +213,7 @@ t.test('a bad rule file keeps the old rules and says what is wrong', async (t) =
   });
   t.equal(book.replace(off).outcome, 'ok');
   const decision = judge(
-    factsOf({ headers: [['user-agent', 'curl/8']], addressPrefix: 'x' }, 1),
+    factsOf({ headers: ['user-agent', 'curl/8'], addressPrefix: 'x' }, 1),
     book.current(),
   );
   t.equal(decision.verdict, 'allow');

@@ -106,6 +106,7 @@ t.test(
       query: 'a=1',
       params: {},
       headers,
+      flatHeaders: headers.flat(),
       address: '9.9.9.9',
       id: 'r1',
       body: Buffer.alloc(0),
