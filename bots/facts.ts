@@ -2,6 +2,7 @@
 // whether they fit together. Pure. ua-parser-js is imported here and nowhere else.
 
 import { UAParser } from 'ua-parser-js';
+import { createRecent } from '../kernel/recent.ts';
 
 export type Facts = {
   /** As sent, cut at 300 characters; empty when there was none. */
@@ -35,28 +36,21 @@ const CRAWLER = /\b(googlebot|bingbot|yandexbot|baiduspider|duckduckbot|applebot
 
 const found = (pattern: RegExp, text: string): string | undefined => pattern.exec(text)?.[1]?.toLowerCase();
 
-/** Reading an agent costs some 80 µs, and a crowd uses a few hundred of them: two generations of this many. */
+/** Reading an agent costs some 80 µs, and a crowd uses a few hundred of them. */
 const AGENTS_MAX = 2000;
 type AgentFacts = Pick<Facts, 'browser' | 'tool' | 'driven' | 'crawler'>;
-let newer = new Map<string, AgentFacts>();
-let older = new Map<string, AgentFacts>();
+const agents = createRecent<string, AgentFacts>(AGENTS_MAX);
 
 const agentFactsOf = (agent: string): AgentFacts => {
-  const known = newer.get(agent) ?? older.get(agent);
+  const known = agents.get(agent);
   if (known !== undefined) return known;
   const { browser } = new UAParser(agent).getResult();
-  const read = {
+  return agents.set(agent, {
     browser: { name: browser.name ?? '', major: Number(browser.version?.split('.')[0] ?? 0) || 0 },
     tool: found(TOOL, agent),
     driven: found(DRIVEN, agent),
     crawler: found(CRAWLER, agent),
-  };
-  if (newer.size >= AGENTS_MAX) {
-    older = newer;
-    newer = new Map();
-  }
-  newer.set(agent, read);
-  return read;
+  });
 };
 
 export const factsOf = (

@@ -10,6 +10,7 @@
 
 import { Refusal } from '../kernel/errors.ts';
 import type { RoomId } from '../kernel/ids.ts';
+import { createRecent } from '../kernel/recent.ts';
 import type { Redis } from '../kernel/redis.ts';
 import type { Tokens } from '../kernel/token.ts';
 import { readSession, type Session, signSession } from '../line/receipt.ts';
@@ -24,6 +25,8 @@ export type Admission =
 type Visit = { placeId: string; number: number };
 
 export type Sessions = {
+  /** As `admit`, where nothing has to be asked: of the sessions that are known. Undefined: call `admit`. */
+  admitKnown(room: RoomId, snapshot: Snapshot, cookie: string | undefined): Admission | undefined;
   /** Whether this cookie admits to the room now; `cookie` is its renewed value when it should be replaced. */
   admit(room: RoomId, snapshot: Snapshot, cookie: string | undefined): Promise<Admission>;
   /** Said by the entry stream, or by whoever ended it here. */
@@ -47,32 +50,34 @@ type Known = {
 /** As the epoch of a session it says: signed in the present one, so not to be adopted. */
 const NOT_BEFORE_ANY_LOSS = Number.MAX_SAFE_INTEGER;
 
-/** Two generations of this size; when the newer is full, the older is dropped and asked for again. */
-const GENERATION_MAX = 100_000;
+/** What is forgotten is asked for again. */
+const VISITS_MAX = 100_000;
+/** A cookie whose MAC was good stays good: what it says is kept, so that it is not checked with each request. */
+const COOKIES_MAX = 50_000;
+const NONE: Admission = { outcome: 'none' };
 
 export const createSessions = (options: { redis: Redis; view: View; tokens: Tokens }): Sessions => {
   const { redis, view, tokens } = options;
-  let newer = new Map<string, Known>();
-  let older = new Map<string, Known>();
+  const visits = createRecent<string, Known>(VISITS_MAX);
+  const cookies = createRecent<string, Session>(COOKIES_MAX);
   let age = 0;
   const keyOf = (room: RoomId, visit: Visit) => `${room}/${visit.placeId}/${visit.number}`;
-
-  const remember = (key: string, value: Known): Known => {
-    if (newer.size >= GENERATION_MAX) {
-      older = newer;
-      newer = new Map();
-    }
-    newer.set(key, value);
-    return value;
-  };
-  const known = (key: string): Known | undefined => {
-    const recent = newer.get(key);
-    if (recent !== undefined) return recent;
-    const old = older.get(key);
-    return old === undefined ? undefined : remember(key, old);
-  };
   const knownOrNew = (key: string): Known =>
-    known(key) ?? remember(key, { mode: 'unknown', age, ends: 0, serial: 0, renewing: false });
+    visits.get(key) ?? visits.set(key, { mode: 'unknown', age, ends: 0, serial: 0, renewing: false });
+
+  /** What a cookie says, when it is ours, of this room's present sale, and has not run out. */
+  const sessionOf = (room: RoomId, snapshot: Snapshot, cookie: string): Session | undefined => {
+    let session = cookies.get(cookie);
+    if (session === undefined) {
+      session = readSession(tokens, cookie);
+      if (session === undefined) return undefined;
+      cookies.set(cookie, session);
+    }
+    const ofSale = session.room === room && session.sale === snapshot.settings.sale;
+    return ofSale && session.expiresAtMs > view.redisNowMs() ? session : undefined;
+  };
+  const isSeen = (session: Session, state: Known): boolean =>
+    state.mode === 'live' && state.age === age && session.serial <= state.serial;
 
   const end = (state: Known): void => {
     state.mode = 'ended';
@@ -139,27 +144,35 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
     session.expiresAtMs < session.startedAtMs + settings.absoluteSessionSeconds * 1000;
 
   return {
-    async admit(room, snapshot, cookie) {
-      if (cookie === undefined) return { outcome: 'none' };
-      const session = readSession(tokens, cookie);
-      if (session === undefined || session.room !== room || session.sale !== snapshot.settings.sale)
-        return { outcome: 'none' };
-      const nowMs = view.redisNowMs();
-      if (session.expiresAtMs <= nowMs) return { outcome: 'none' };
+    admitKnown(room, snapshot, cookie) {
+      if (cookie === undefined) return NONE;
+      const session = sessionOf(room, snapshot, cookie);
+      if (session === undefined) return NONE;
+      if (!view.redisUp()) return undefined;
       const state = knownOrNew(keyOf(room, session));
-      if (state.mode === 'ended' && state.age === age) return { outcome: 'none' };
-      const isSeen = state.mode === 'live' && state.age === age && session.serial <= state.serial;
+      if (state.mode === 'ended' && state.age === age) return NONE;
+      if (!isSeen(session, state)) return undefined;
+      if (session.serial < state.serial) return NONE;
+      if (!state.renewing && isToBeRenewed(session, snapshot, view.redisNowMs())) return undefined;
+      return { outcome: 'admitted', session, cookie: undefined };
+    },
+    async admit(room, snapshot, cookie) {
+      const session = cookie === undefined ? undefined : sessionOf(room, snapshot, cookie);
+      if (session === undefined) return NONE;
+      const state = knownOrNew(keyOf(room, session));
+      if (state.mode === 'ended' && state.age === age) return NONE;
+      const seen = isSeen(session, state);
       const bounded = snapshot.settings.whenRedisIsGone === 'bounded';
-      if (!view.redisUp() && !(bounded && isSeen)) throw new Refusal('unavailable');
-      if (!isSeen) {
+      if (!view.redisUp() && !(bounded && seen)) throw new Refusal('unavailable');
+      if (!seen) {
         try {
           await ask(session, state);
         } catch (cause) {
           throw cause instanceof Refusal ? cause : new Refusal('unavailable', { cause });
         }
       }
-      if (state.mode !== 'live' || session.serial < state.serial) return { outcome: 'none' };
-      if (isToBeRenewed(session, snapshot, nowMs) && !state.renewing && view.redisUp()) {
+      if (state.mode !== 'live' || session.serial < state.serial) return NONE;
+      if (isToBeRenewed(session, snapshot, view.redisNowMs()) && !state.renewing && view.redisUp()) {
         try {
           return await renewed(session, state);
         } catch {
