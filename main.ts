@@ -30,6 +30,7 @@ import { withoutSecret } from './kernel/redis-url.ts';
 import type { Role, RoleName } from './kernel/role.ts';
 import { createSql, type Sql } from './kernel/sql.ts';
 import { createTokens, createUserTokens, loadKeys, parseKeys } from './kernel/token.ts';
+import { createClaimsReader } from './line/claims.ts';
 import { createIdentifier } from './line/identify.ts';
 import { createRoomStore, ensureRoom, type RoomStore, syncRooms } from './line/rooms.ts';
 import { defaultSettings } from './line/settings.ts';
@@ -260,6 +261,11 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
             names,
             limits,
             judge,
+            claims: createClaimsReader({
+              users,
+              jwtCookie: config.jwtCookie,
+              nowMs: () => view.redisNowMs(),
+            }),
             fetcher,
             publicUrl,
             bookingUrl,

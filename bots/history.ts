@@ -8,6 +8,8 @@ const NETWORKS_MAX = 50_000;
 type Counts = { perSecond: Uint32Array | undefined; lastSecond: number; sum: number };
 
 export type History = {
+  /** How many there were in the last minute, without counting one. */
+  recent(network: string, nowMs: number): number;
   /** Counts one join and answers how many there were in the last minute, this one included. */
   count(network: string, nowMs: number): number;
 };
@@ -15,6 +17,16 @@ export type History = {
 export const createHistory = (): History => {
   const networks = new Map<string, Counts>();
   return {
+    recent(network, nowMs) {
+      const counts = networks.get(network);
+      if (counts === undefined) return 0;
+      const { perSecond, lastSecond } = counts;
+      const from = Math.max(lastSecond, Math.floor(nowMs / 1000)) - SECONDS + 1;
+      if (perSecond === undefined) return lastSecond >= from ? counts.sum : 0;
+      let sum = 0;
+      for (let second = from; second <= lastSecond; second += 1) sum += perSecond[second % SECONDS]!;
+      return sum;
+    },
     count(network, nowMs) {
       const second = Math.floor(nowMs / 1000);
       const counts = networks.get(network);

@@ -3,15 +3,7 @@
 // page, by any path, method, host or token.
 
 import type { RoomId } from '../kernel/ids.ts';
-
-/** Parts of booking-core that need no session: one's own orders and their page, and payment webhooks. */
-export const openBookingPaths = [
-  '/v1/orders',
-  '/v1/holds',
-  '/v1/payments',
-  '/demo/orders',
-  '/demo/assets',
-] as const;
+import { isBelow, openBookingPaths } from '../line/routes.ts';
 
 export type GateFacts = {
   path: string;
@@ -21,6 +13,8 @@ export type GateFacts = {
   acceptsHtml: boolean;
   /** The guarding room lets everyone through without a line. */
   passthrough: boolean;
+  /** A rule of the guarding room lets this request by. */
+  bypassed: boolean;
   admitted: boolean;
   hasDefaultOrigin: boolean;
 };
@@ -30,15 +24,13 @@ export type GateDecision =
   | { act: 'waitingPage' }
   | { act: 'refuse'; code: 'session-required' | 'not-found' };
 
-const below = (path: string, prefix: string): boolean => path === prefix || path.startsWith(`${prefix}/`);
-
-export const isOpenPath = (path: string): boolean => openBookingPaths.some((prefix) => below(path, prefix));
+export const isOpenPath = (path: string): boolean => openBookingPaths.some((prefix) => isBelow(path, prefix));
 
 export const decide = (facts: GateFacts): GateDecision => {
   if (isOpenPath(facts.path)) return { act: 'proxy', to: 'booking-core' };
   if (facts.room === undefined)
     return facts.hasDefaultOrigin ? { act: 'proxy', to: 'default' } : { act: 'refuse', code: 'not-found' };
-  if (facts.passthrough || facts.admitted) return { act: 'proxy', to: 'room' };
+  if (facts.passthrough || facts.bypassed || facts.admitted) return { act: 'proxy', to: 'room' };
   const page = facts.acceptsHtml && (facts.method === 'GET' || facts.method === 'HEAD');
   return page ? { act: 'waitingPage' } : { act: 'refuse', code: 'session-required' };
 };

@@ -14,6 +14,7 @@ import type { Redis } from '../kernel/redis.ts';
 import type { Role } from '../kernel/role.ts';
 import { followStreams } from '../kernel/stream.ts';
 import type { Tokens } from '../kernel/token.ts';
+import type { ClaimsReader } from '../line/claims.ts';
 import { contextHeader, signContext } from '../line/context.ts';
 import { parseEntry } from '../line/entries.ts';
 import type { Identifier } from '../line/identify.ts';
@@ -22,9 +23,9 @@ import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
 import { type CookieNames, drawSeed, newVisitor, signVisitor } from '../line/visitor.ts';
 import { end, roomKeys } from '../lua/room.ts';
+import { createAdmission } from './admission.ts';
 import { setCookie } from './cookies.ts';
 import { readFields } from './fields.ts';
-import { decide, isOpenPath } from './gate.ts';
 import type { Judge } from './judging.ts';
 import type { Limits } from './limits.ts';
 import { createPageRoutes } from './pages.ts';
@@ -44,6 +45,7 @@ export type GatewayOptions = {
   names: CookieNames;
   limits: Limits;
   judge: Judge;
+  claims: ClaimsReader;
   fetcher: Fetcher;
   publicUrl: string;
   bookingUrl: string;
@@ -57,6 +59,11 @@ export const createGateway = (options: GatewayOptions): Role => {
   const places = createPlaces(options);
   const passes = createPasses({ ...options, places, sessions });
   const proxy = createProxy({ fetcher });
+  const admission = createAdmission({
+    ...options,
+    sessions,
+    hasDefaultOrigin: config.defaultOrigin !== '',
+  });
   const proto = options.publicUrl.startsWith('https:') ? 'https' : 'http';
   const pages = createPageRoutes({ places, tokens, view, names, publicUrl: options.publicUrl });
   const drawKey = tokens.derive('draw');
@@ -174,92 +181,64 @@ export const createGateway = (options: GatewayOptions): Role => {
     return snapshot.settings.origin;
   };
 
-  /** Any live session of a room in front of booking-core, for its paths that no room guards. */
-  const bookingSession = async (
-    request: Request,
-  ): Promise<{ session: Session; cookie: string | undefined } | undefined> => {
-    for (const [room, snapshot] of view.all()) {
-      if (snapshot.settings.origin !== 'booking-core') continue;
-      const shown = request.cookie(names.session(room));
-      if (shown === undefined) continue;
-      const admission = await sessions.admit(room, snapshot, shown);
-      if (admission.outcome === 'admitted') return admission;
-    }
-    return undefined;
-  };
-
   const sessionHeaders = (session: Session | undefined, cookie: string | undefined): Header[] =>
     session === undefined || cookie === undefined
       ? []
       : [sessionCookie(names, session, cookie, view.redisNowMs())];
 
+  /** Who asks, for the origin and for the browser. Someone without a visitor cookie is given one. */
+  const identityOf = async (request: Request, session: Session | undefined, cookie: string | undefined) => {
+    const shown = await identifier.visitorOf(request);
+    const visitorId = shown ?? newVisitor();
+    const setCookies = sessionHeaders(session, cookie);
+    if (shown === undefined)
+      setCookies.push(
+        setCookie(names, {
+          name: names.visitor,
+          value: signVisitor(tokens, visitorId, view.redisNowMs()),
+          maxAgeSeconds: config.visitorDays * 86_400,
+        }),
+      );
+    const signed = session === undefined ? { visitorId } : { visitorId, visit: session };
+    const context: Header[] = [
+      [contextHeader, signContext(tokens, signed, Date.now())],
+      ['anteroom-visitor', visitorId],
+      ['anteroom-room', session?.room ?? ''],
+      // What the origin names when it ends the session later, from its own side.
+      ['anteroom-session-id', session === undefined ? '' : sessionIdOf(session)],
+    ];
+    return { context, setCookies };
+  };
+
   const pass: Handler = async (request): Promise<Answer> => {
     if (stopping) throw new Refusal('overloaded');
-    const host = (request.header('host') ?? '').toLowerCase().replace(/:\d+$/, '');
-    const open = isOpenPath(request.path);
-    const room = open ? undefined : view.guarding(host, request.path);
-    const snapshot = room === undefined ? undefined : view.of(room);
-    const admitted =
-      room !== undefined && snapshot !== undefined
-        ? await sessions.admit(room, snapshot, request.cookie(names.session(room)))
-        : open
-          ? ((await bookingSession(request)) ?? { outcome: 'none' as const })
-          : { outcome: 'none' as const };
-    const session = 'session' in admitted ? admitted.session : undefined;
-    const decision = decide({
+    const decision = await admission.decide({
+      host: request.header('host'),
       path: request.path,
-      room,
       method: request.method,
-      acceptsHtml: (request.header('accept') ?? '').includes('text/html'),
-      passthrough: snapshot?.settings.queueingMethod === 'passthrough',
-      admitted: session !== undefined,
-      hasDefaultOrigin: config.defaultOrigin !== '',
+      request,
     });
     switch (decision.act) {
-      case 'refuse':
+      case 'refuse': {
+        const { code, room } = decision;
         throw new Refusal(
-          decision.code,
+          code,
           room === undefined ? {} : { extra: { room, join: `/v1/rooms/${room}/places` } },
         );
+      }
       case 'waitingPage':
-        return pages.waitingPage(request, room!, snapshot!);
+        return pages.waitingPage(request, decision.room, decision.snapshot);
       case 'proxy': {
-        // Someone without a visitor cookie is given one, so that their own orders can be theirs.
-        const shown = await identifier.visitorOf(request);
-        const visitorId = shown ?? newVisitor();
-        const setCookies = sessionHeaders(session, 'cookie' in admitted ? admitted.cookie : undefined);
-        if (shown === undefined && decision.to !== 'default')
-          setCookies.push(
-            setCookie(names, {
-              name: names.visitor,
-              value: signVisitor(tokens, visitorId, view.redisNowMs()),
-              maxAgeSeconds: config.visitorDays * 86_400,
-            }),
-          );
-        const context: Header[] =
-          decision.to === 'default'
-            ? []
-            : [
-                [
-                  contextHeader,
-                  signContext(
-                    tokens,
-                    session === undefined ? { visitorId } : { visitorId, visit: session },
-                    Date.now(),
-                  ),
-                ],
-                ['anteroom-visitor', visitorId],
-                ['anteroom-room', session?.room ?? ''],
-                // What the origin names when it ends the session later, from its own side.
-                ['anteroom-session-id', session === undefined ? '' : sessionIdOf(session)],
-              ];
-        const prefix = snapshot?.settings.stripPrefix === true ? matchedPrefix(snapshot, request.path) : '';
+        const { to, snapshot, session, prefix } = decision;
+        const strip = snapshot?.settings.stripPrefix === true ? prefix : '';
         const done = await proxy({
           request,
-          origin: originOf(decision.to, snapshot),
-          path: prefix === '' ? request.path : request.path.slice(prefix.length) || '/',
-          context,
-          setCookies,
+          origin: originOf(to, snapshot),
+          path: request.path.slice(strip.length) || '/',
+          // Whatever is let by a rule is nobody's visit: it shows no one, and is given nothing.
+          ...(to === 'default' || decision.bypass !== undefined
+            ? { context: [], setCookies: [] }
+            : await identityOf(request, session, decision.cookie)),
           proto,
           timeoutMs: config.originTimeoutMs,
         });
@@ -281,11 +260,6 @@ export const createGateway = (options: GatewayOptions): Role => {
       }
     }
   };
-  const matchedPrefix = (snapshot: Snapshot, path: string): string =>
-    snapshot.settings.routes
-      .map((route) => route.slice(route.indexOf('/')).replace(/\/$/, ''))
-      .filter((prefix) => path === prefix || path.startsWith(`${prefix}/`))
-      .sort((a, b) => b.length - a.length)[0] ?? '';
 
   server.otherwise(pages.framed(pass), { bodyBytesMax: config.proxyBodyBytesMax });
 

@@ -18,6 +18,8 @@ import type { Redis } from '../kernel/redis.ts';
 export type Judge = {
   /** Judges a join; counts it for its network. */
   decide(request: Request, room: RoomId): Decision;
+  /** The verdict on any other request, which counts for nothing. */
+  look(request: Pick<Request, 'address' | 'flatHeaders'>): Decision['verdict'];
   /** What its owner may be told: a tarpit is not mentioned. */
   shown(decision: Decision): 'challenge' | 'block' | undefined;
   /** What a withheld place may be told later, from the decision that was written down. */
@@ -43,7 +45,8 @@ export const createJudge = (options: {
   const { config, redis, rules, clock, log, metrics } = options;
   const history = createHistory();
   const told = new Map<string, 'challenge' | 'block' | undefined>();
-  const networkOf = (request: Request): string => addressPrefix(request.address, { v4: 24, v6: 48 });
+  const networkOf = (request: Pick<Request, 'address'>): string =>
+    addressPrefix(request.address, { v4: 24, v6: 48 });
   const shown = (decision: Decision) =>
     decision.verdict === 'challenge' || decision.verdict === 'block' ? decision.verdict : undefined;
   return {
@@ -56,6 +59,12 @@ export const createJudge = (options: {
       const decision = judge(facts, rules.current());
       metrics.inc('verdicts_total', { room, verdict: decision.verdict });
       return decision;
+    },
+    look(request) {
+      const network = networkOf(request);
+      const recent = history.recent(network, clock.nowMs());
+      const facts = factsOf({ headers: request.flatHeaders, addressPrefix: network }, recent);
+      return judge(facts, rules.current()).verdict;
     },
     shown,
     shownLater: (room, placeId) => told.get(`${room}/${placeId}`),

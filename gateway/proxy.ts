@@ -1,6 +1,7 @@
 // Carries an admitted request to its origin and the answer back. Hop-by-hop headers, identity-like headers and our
 // own cookies never pass; the forwarded address is rebuilt; who the visitor is travels in one signed header.
 
+import { claimedAddressHeaders } from '../kernel/address.ts';
 import { Refusal } from '../kernel/errors.ts';
 import type { Fetcher } from '../kernel/fetch.ts';
 import type { Answer, Request } from '../kernel/http.ts';
@@ -21,11 +22,9 @@ const NOT_TO_ORIGIN = new Set([
   'host',
   'content-length',
   'expect',
-  'forwarded',
-  'x-forwarded-for',
+  ...claimedAddressHeaders,
   'x-forwarded-host',
   'x-forwarded-proto',
-  'x-real-ip',
   'x-request-id',
   'cookie',
 ]);

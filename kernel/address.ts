@@ -91,24 +91,81 @@ export const addressPrefix = (text: string, bits: { v4: number; v6: number }): s
   return `${addressText(bytes)}/${own}`;
 };
 
-type Network = { bytes: Uint8Array; bits: number };
+type Network = { bytes: Uint8Array; bits: number; isV4: boolean };
 
 const parseNetwork = (text: string): Network | undefined => {
   const [address = '', bitsText, more] = text.split('/');
   const bytes = parseAddress(address);
   if (bytes === undefined || more !== undefined) return undefined;
   const width = address.includes(':') ? 128 : 32;
-  if (bitsText === undefined) return { bytes, bits: 128 };
-  if (!/^\d{1,3}$/.test(bitsText) || Number(bitsText) > width) return undefined;
-  return { bytes, bits: 128 - width + Number(bitsText) };
+  if (bitsText !== undefined && (!/^\d{1,3}$/.test(bitsText) || Number(bitsText) > width)) return undefined;
+  const bits = bitsText === undefined ? 128 : 128 - width + Number(bitsText);
+  // `::/0` means all of IPv6. Mapped IPv4 stands inside it by its bytes, and must not be let in by it.
+  return { bytes, bits, isV4: isMapped(bytes) && bits >= 96 };
 };
 
 const isInside = (bytes: Uint8Array, network: Network): boolean => {
+  if (isMapped(bytes) !== network.isV4) return false;
   const whole = network.bits >> 3;
   for (let index = 0; index < whole; index += 1) if (bytes[index] !== network.bytes[index]) return false;
   const free = 8 - (network.bits & 7);
   return free === 8 || bytes[whole]! >> free === network.bytes[whole]! >> free;
 };
+
+const networksOf = (texts: readonly string[]): Network[] =>
+  texts.map((text) => {
+    const network = parseNetwork(text);
+    if (network === undefined) throw new Error(`'${text}' is neither an address nor a prefix`);
+    return network;
+  });
+
+/** Whether an address, given as text, lies in one of them. */
+export type Networks = (address: string) => boolean;
+
+/** Addresses and prefixes, IPv4 and IPv6. Throws when one is neither. */
+export const createNetworks = (texts: readonly string[]): Networks => {
+  const networks = networksOf(texts);
+  return (address) => {
+    const bytes = parseAddress(address);
+    return bytes !== undefined && networks.some((network) => isInside(bytes, network));
+  };
+};
+
+/**
+ * Headers in which proxies of others name the fan's address. Ours names it in X-Forwarded-For alone, and an origin that
+ * believes another would believe whatever a stranger wrote, so these never reach it.
+ */
+export const claimedAddressHeaders: ReadonlySet<string> = new Set([
+  'forwarded',
+  'x-forwarded-for',
+  'x-forwarded',
+  'forwarded-for',
+  'x-real-ip',
+  'x-client-ip',
+  'x-cluster-client-ip',
+  'x-original-forwarded-for',
+  'x-originating-ip',
+  'x-remote-ip',
+  'x-remote-addr',
+  'x-true-client-ip',
+  'true-client-ip',
+  'client-ip',
+  'cf-connecting-ip',
+  'cf-connecting-ipv6',
+  'cf-pseudo-ipv4',
+  'fastly-client-ip',
+  'fly-client-ip',
+  'x-azure-clientip',
+  'x-azure-socketip',
+  'x-appengine-user-ip',
+  'x-envoy-external-address',
+  'x-nf-client-connection-ip',
+  'x-vercel-forwarded-for',
+  'cloudfront-viewer-address',
+  'incap-client-ip',
+  'wl-proxy-client-ip',
+  'proxy-client-ip',
+]);
 
 /** An entry as proxies write it: an address, or one with a port (`192.0.2.1:80`, `[2001:db8::1]:80`). */
 const parseHop = (entry: string): Uint8Array | undefined => {
@@ -125,12 +182,7 @@ const parseHop = (entry: string): Uint8Array | undefined => {
  * written by strangers. At a garbled entry the answer is the proxy that passed it on.
  */
 export const createAddressReader = (trustedProxies: readonly string[]) => {
-  const networks = trustedProxies.map((text) => {
-    const network = parseNetwork(text);
-    if (network === undefined)
-      throw new Error(`'${text}' is neither an address nor a prefix (trusted proxies)`);
-    return network;
-  });
+  const networks = networksOf(trustedProxies);
   const isTrusted = (bytes: Uint8Array) => networks.some((network) => isInside(bytes, network));
   return (peer: Uint8Array, forwardedFor: () => string | undefined): string => {
     const text = addressText(peer);

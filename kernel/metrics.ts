@@ -45,6 +45,11 @@ export const metricTable = {
     help: 'Requests that only the local limit judged, because Redis could not be asked.',
     labels: [],
   },
+  bypassed_total: {
+    kind: 'counter',
+    help: 'Requests that passed a room without a session, by the rule of its settings that let them.',
+    labels: ['room', 'rule'],
+  },
   proxied_total: { kind: 'counter', help: 'Requests passed to an origin.', labels: ['outcome'] },
   restored_total: {
     kind: 'counter',
@@ -134,6 +139,7 @@ export const metricTable = {
  */
 const labelValues: Record<string, readonly string[] | number> = {
   room: 200,
+  rule: 200,
   route: 100,
   method: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'],
   status: ['1xx', '2xx', '3xx', '4xx', '5xx'],

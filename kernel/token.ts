@@ -282,9 +282,17 @@ export const createHeadVerifier = (set: KeySet): ((jws: string) => Promise<Ledge
   };
 };
 
+export type VerifiedUser = {
+  /** The verified `sub`, hashed so that no personal id is stored. */
+  subject: string;
+  expiresAtMs: number;
+  /** A claim by its name, as it stands in the token. */
+  claim(name: string): unknown;
+};
+
 export type UserTokens = {
-  /** The verified `sub`, hashed so that no personal id is stored; undefined when the token is not acceptable. */
-  verify(token: string): Promise<{ subject: string; expiresAtMs: number } | undefined>;
+  /** Undefined when the token is not acceptable. */
+  verify(token: string): Promise<VerifiedUser | undefined>;
 };
 
 /**
@@ -318,7 +326,11 @@ export const createUserTokens = (options: {
         const sub = payload.sub;
         if (sub === undefined || sub === '' || sub.length > 256) return undefined;
         const subject = createHash('sha256').update(`${options.issuer}\n${sub}`).digest('base64url');
-        return { subject, expiresAtMs: payload.exp! * 1000 };
+        return {
+          subject,
+          expiresAtMs: payload.exp! * 1000,
+          claim: (name) => (Object.hasOwn(payload, name) ? payload[name] : undefined),
+        };
       } catch {
         return undefined; // Forged, expired, foreign or its keys are out of reach: not a verified user.
       }

@@ -30,6 +30,15 @@ export type Identifier = {
   identify(request: Request, room: RoomId, snapshot: Snapshot, given?: Receipt): Promise<Identity>;
 };
 
+/** The user JWT a request shows, not verified yet. */
+export const shownUserToken = (
+  request: Pick<Request, 'header' | 'cookie'>,
+  jwtCookie: string,
+): string | undefined => {
+  const bearer = /^Bearer ([A-Za-z0-9._-]+)$/.exec(request.header('authorization') ?? '')?.[1];
+  return bearer ?? (jwtCookie === '' ? undefined : request.cookie(jwtCookie));
+};
+
 export const createIdentifier = (options: {
   redis: Redis;
   tokens: Tokens;
@@ -46,8 +55,7 @@ export const createIdentifier = (options: {
 
   const userOf = async (request: Request): Promise<VisitorId | undefined> => {
     if (users === undefined) return undefined;
-    const bearer = /^Bearer ([A-Za-z0-9._-]+)$/.exec(request.header('authorization') ?? '')?.[1];
-    const token = bearer ?? (jwtCookie === '' ? undefined : request.cookie(jwtCookie));
+    const token = shownUserToken(request, jwtCookie);
     if (token === undefined) return undefined;
     const known = verified.get(token);
     if (known !== undefined && known.expiresAtMs > nowMs()) return known.visitor;

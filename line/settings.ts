@@ -1,13 +1,18 @@
 // The settings of a room: their names (Cloudflare's terms, which others copied, and a few of ours), ranges and
 // what they mean together. Parsing reports every fault at once; what it returns is safe to hand to Redis.
 
+import { type BypassRule, parseBypass } from './bypass.ts';
+import { isBelow, parseRoute, routeOf, routeText } from './routes.ts';
+
 /** `fifo` by arrival, `random` by lot at each promotion, `passthrough` without a line, `reject` takes nobody new. */
 export type QueueingMethod = 'fifo' | 'random' | 'passthrough' | 'reject';
 
 export type Settings = {
   title: string;
-  /** `host/prefix` or `/prefix` for any host. */
+  /** `host/prefix`, `*.host/prefix`, or `/prefix` for any host; kept in their normal form (routes.ts). */
   routes: readonly string[];
+  /** Who passes without a session. */
+  bypass: readonly BypassRule[];
   /** Where admitted requests go, e.g. `http://127.0.0.1:8082`; `booking-core` stands for our own. */
   origin: string;
   stripPrefix: boolean;
@@ -41,6 +46,7 @@ export type ParsedSettings =
 export const defaultSettings: Settings = {
   title: 'Waiting room',
   routes: [],
+  bypass: [],
   origin: 'booking-core',
   stripPrefix: false,
   newUsersPerMinute: 60,
@@ -86,14 +92,18 @@ const CHOICES = {
   whenRedisIsGone: ['closed', 'bounded'],
 } as const satisfies Partial<Record<keyof Settings, readonly string[]>>;
 
-const ROUTE = /^[a-z0-9.:-]{0,253}\/[A-Za-z0-9._~/-]{0,200}$/;
 const ORIGIN = /^(?:booking-core|https?:\/\/[A-Za-z0-9.:[\]-]{1,253})$/;
 /** Paths that are Anteroom's own; a room that guarded them would lock its own door. */
 const OWN_PATHS = ['/v1/rooms', '/rooms', '/v1/authorize', '/.well-known/jwks.json'];
 
-const covers = (route: string, path: string): boolean => {
-  const prefix = route.slice(route.indexOf('/')).replace(/\/$/, '');
-  return path === prefix || path.startsWith(`${prefix}/`) || prefix === '' || prefix.startsWith(`${path}/`);
+/** A whole host may be guarded, because our own paths are answered before any room is looked for. */
+const routeFault = (text: unknown): string | undefined => {
+  const route = parseRoute(text);
+  if (typeof route === 'string') return route;
+  const prefix = route.prefix.toLowerCase();
+  return prefix !== '' && OWN_PATHS.some((path) => isBelow(path, prefix) || isBelow(prefix, path))
+    ? `must not cover ${OWN_PATHS.join(', ')}`
+    : undefined;
 };
 
 const faultOf = (name: string, value: unknown): string | undefined => {
@@ -115,9 +125,8 @@ const faultOf = (name: string, value: unknown): string | undefined => {
     case 'routes':
       if (!Array.isArray(value) || value.length > 20) return 'must be a list of at most 20 routes';
       for (const route of value) {
-        if (typeof route !== 'string' || !ROUTE.test(route))
-          return 'must be routes such as `/demo` or `host/prefix`';
-        if (OWN_PATHS.some((path) => covers(route, path))) return `must not cover ${OWN_PATHS.join(', ')}`;
+        const says = routeFault(route);
+        if (says !== undefined) return says;
       }
       return undefined;
     case 'origin':
@@ -139,6 +148,7 @@ export const parseSettings = (input: unknown, base: Settings = defaultSettings):
   const faults: SettingsFault[] = [];
   for (const [field, value] of Object.entries(input)) {
     if (!Object.hasOwn(defaultSettings, field)) faults.push({ field, says: 'is not a setting' });
+    else if (field === 'bypass') faults.push(...parseBypass(value).faults);
     else {
       const says = faultOf(field, value);
       if (says !== undefined) faults.push({ field, says });
@@ -146,7 +156,12 @@ export const parseSettings = (input: unknown, base: Settings = defaultSettings):
   }
   if (faults.length > 0) return { outcome: 'faults', faults };
   // Each field above is a known name whose value passed its own check.
-  const settings = { ...base, ...(input as Partial<Settings>) };
+  const given = { ...base, ...(input as Partial<Settings>) };
+  const settings: Settings = {
+    ...given,
+    routes: given.routes.map((route) => routeText(routeOf(route))),
+    bypass: parseBypass(given.bypass).rules,
+  };
   const { prequeueStartsAt, opensAt, closesAt } = settings;
   if (closesAt !== 0 && closesAt <= Math.max(opensAt, prequeueStartsAt))
     faults.push({ field: 'closesAt', says: 'must be after opening' });

@@ -6,13 +6,14 @@ import { parseRoomId, type RoomId } from '../kernel/ids.ts';
 import { roomKey, roomsKey } from '../kernel/keys.ts';
 import type { Log } from '../kernel/log.ts';
 import type { Redis } from '../kernel/redis.ts';
+import { type Guarded, indexRoutes } from './routes.ts';
 import { parseSnapshot, type Snapshot } from './snapshot.ts';
 
 export type View = {
   of(room: RoomId): Snapshot | undefined;
   all(): ReadonlyMap<RoomId, Snapshot>;
-  /** The room that guards this host and path: the longest matching prefix. */
-  guarding(host: string, path: string): RoomId | undefined;
+  /** The room that guards this host (as hostOf answers it) and path, and by which prefix. */
+  guarding(host: string, path: string): Guarded | undefined;
   /** Redis's clock, from the last read and the time since. */
   redisNowMs(): number;
   /** Whether the last read succeeded. */
@@ -27,19 +28,18 @@ export const createView = (options: { redis: Redis; log: Log; everyMs: number })
   const snapshots = new Map<RoomId, Snapshot>();
   const texts = new Map<RoomId, string>();
   const listeners: (() => void)[] = [];
-  let routes: { host: string; prefix: string; room: RoomId }[] = [];
+  let routes = indexRoutes([]);
+  let routesFrom = '';
   let offsetMs = 0;
   let up = false;
   let running: Promise<void> | undefined;
 
-  const rebuildRoutes = (): void => {
-    routes = [];
-    for (const [room, snapshot] of snapshots)
-      for (const route of snapshot.settings.routes) {
-        const slash = route.indexOf('/');
-        routes.push({ host: route.slice(0, slash), prefix: route.slice(slash).replace(/\/$/, ''), room });
-      }
-    routes.sort((a, b) => b.prefix.length - a.prefix.length || b.host.length - a.host.length);
+  /** A snapshot comes each second and room; routes change once in a sale. */
+  const indexAnew = (): void => {
+    const all = [...snapshots].map(([room, { settings }]) => [room, settings.routes] as const);
+    const from = JSON.stringify(all);
+    if (from !== routesFrom) routes = indexRoutes(all);
+    routesFrom = from;
   };
 
   const read = async (): Promise<void> => {
@@ -60,7 +60,7 @@ export const createView = (options: { redis: Redis; log: Log; everyMs: number })
           snapshots.set(room, snapshot);
         }
       }
-      rebuildRoutes();
+      indexAnew();
       up = true;
     } catch (error) {
       if (up) log.warn('view-stale', { error: error instanceof Error ? error : String(error) });
@@ -79,13 +79,7 @@ export const createView = (options: { redis: Redis; log: Log; everyMs: number })
   return {
     of: (room) => snapshots.get(room),
     all: () => snapshots,
-    guarding(host, path) {
-      for (const route of routes) {
-        if (route.host !== '' && route.host !== host) continue;
-        if (path === route.prefix || path.startsWith(`${route.prefix}/`)) return route.room;
-      }
-      return undefined;
-    },
+    guarding: (host, path) => routes.guarding(host, path),
     redisNowMs: () => Date.now() + offsetMs,
     redisUp: () => up,
     refresh,

@@ -24,6 +24,20 @@ const plain: [string, string][] = [
 const chrome = (version: number, os: string): string =>
   `Mozilla/5.0 (${os}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/${version}.0.0.0 Safari/537.36`;
 
+t.test('how often a network joined is known without counting, for a minute', async (t) => {
+  const history = createHistory();
+  t.equal(history.recent('a', 1_000_000), 0);
+  history.count('a', 1_000_000);
+  t.equal(history.recent('a', 1_059_000), 1);
+  t.equal(history.recent('a', 1_060_000), 0);
+  for (let second = 0; second < 100; second += 1) history.count('a', 2_000_000 + second * 1000);
+  t.equal(history.recent('a', 2_099_000), 60);
+  t.equal(history.recent('a', 2_109_000), 50);
+  t.equal(history.recent('a', 2_050_000), 60, 'a clock that went back');
+  t.equal(history.recent('a', 2_200_000), 0);
+  t.equal(history.count('a', 2_099_000), 61);
+});
+
 t.test('people pass, whatever browser they use', async (t) => {
   const people: [string, string, [string, string][]][] = [
     [

@@ -16,6 +16,7 @@ const facts = (over: Partial<GateFacts>): GateFacts => ({
   method: 'GET',
   acceptsHtml: false,
   passthrough: false,
+  bypassed: false,
   admitted: false,
   hasDefaultOrigin: false,
   ...over,
@@ -34,6 +35,7 @@ t.test(
       }
     t.same(decide(facts({ admitted: true })), { act: 'proxy', to: 'room' });
     t.same(decide(facts({ passthrough: true })), { act: 'proxy', to: 'room' });
+    t.same(decide(facts({ bypassed: true })), { act: 'proxy', to: 'room' });
   },
 );
 

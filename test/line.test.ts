@@ -72,12 +72,12 @@ t.test('settings out of range are refused with every fault at once, and never ro
   t.equal(parseSettings({ shuffleAtOpen: true }).outcome, 'faults', 'a draw without an opening');
   t.equal(parseSettings({ claimSeconds: 8 }).outcome, 'faults', 'a claim shorter than two polls');
   t.equal(parseSettings({ absoluteSessionSeconds: 10, sessionSeconds: 20 }).outcome, 'faults');
-  for (const route of ['/', '/v1', '/v1/rooms', '/rooms/x', 'nothing', '/a b', 7])
+  for (const route of ['/v1', '/V1', '/v1/rooms', '/rooms/x', '/Rooms', 'nothing', '/a b', 7])
     t.equal(parseSettings({ routes: [route] }).outcome, 'faults', `route ${route}`);
   for (const field of ['title', 'origin', 'queueingMethod', 'suspended', 'routes'])
     t.equal(parseSettings({ [field]: 5 }).outcome, 'faults', field);
   t.equal(
-    parseSettings({ routes: ['/demo', 'tickets.example/sale'], origin: 'http://10.0.0.1:80', burst: 3 })
+    parseSettings({ routes: ['/demo', 'tickets.example/sale', '/'], origin: 'http://10.0.0.1:80', burst: 3 })
       .outcome,
     'ok',
   );

@@ -118,6 +118,7 @@ export const roomView = (main, { me, argument: room }) => {
     facts.replaceChildren(
       fact('Room', room),
       fact('Guards', settings.routes.join(', ') || 'nothing yet'),
+      fact('Passes without a session', settings.bypass.map(({ name }) => name).join(', ') || 'nothing'),
       fact('Order', METHODS[settings.queueingMethod] ?? settings.queueingMethod),
       fact('Opens', settings.opensAt > 0 ? formatWhen(settings.opensAt) : 'It is open'),
       fact('Closes', settings.closesAt > 0 ? formatWhen(settings.closesAt) : 'No closing time'),

@@ -17,8 +17,9 @@ import { createServer } from '../../kernel/http.ts';
 import { parseRoomId, type RoomId } from '../../kernel/ids.ts';
 import { roomsKey } from '../../kernel/keys.ts';
 import { silentLog } from '../../kernel/log.ts';
-import { createMetrics } from '../../kernel/metrics.ts';
+import { createMetrics, type Metrics } from '../../kernel/metrics.ts';
 import { createTokens, generateKey, parseKeys, type Tokens, type UserTokens } from '../../kernel/token.ts';
+import { createClaimsReader } from '../../line/claims.ts';
 import { createIdentifier } from '../../line/identify.ts';
 import { readSession, type Session, signSession } from '../../line/receipt.ts';
 import { defaultSettings, type Settings } from '../../line/settings.ts';
@@ -48,6 +49,8 @@ export type Gateways = {
   redis: TestRedis;
   tokens: Tokens;
   bases: string[];
+  /** Of each gateway. */
+  metrics: Metrics[];
   /** What the origin was asked, newest last. */
   seen: { path: string; headers: Record<string, string | string[] | undefined> }[];
   /** What a gateway remembers of sessions, alone and without a stream. */
@@ -92,12 +95,13 @@ export const startGateways = async (
   const names = cookieNames(PUBLIC_URL);
   const views: View[] = [];
   const bases: string[] = [];
+  const allMetrics: Metrics[] = [];
 
   const start = async (): Promise<void> => {
     const client = await redis.connect('gateway');
     const reader = await redis.connect('gateway-reader', { blocking: true });
     const log = silentLog;
-    const metrics = createMetrics();
+    const metrics = createMetrics({ processMetrics: false });
     const view = createView({ redis: client, log, everyMs: 200 });
     await view.refresh();
     const server = createServer({
@@ -136,6 +140,11 @@ export const startGateways = async (
         log,
         metrics,
       }),
+      claims: createClaimsReader({
+        users: options.users,
+        jwtCookie: '',
+        nowMs: () => view.redisNowMs(),
+      }),
       fetcher,
       publicUrl: PUBLIC_URL,
       bookingUrl: origin,
@@ -144,6 +153,7 @@ export const startGateways = async (
     });
     const { port } = await server.listen();
     views.push(view);
+    allMetrics.push(metrics);
     bases.push(`http://127.0.0.1:${port}`);
     t.teardown(async () => {
       await gateway.stop();
@@ -223,7 +233,7 @@ export const startGateways = async (
     return { view, sessions: createSessions({ redis: redis.client, view, tokens }) };
   };
 
-  return { redis, tokens, bases, seen, memory, open, fan, inside };
+  return { redis, tokens, bases, metrics: allMetrics, seen, memory, open, fan, inside };
 };
 
 /** The same browser at another gateway: its cookies go along. */
