@@ -17,8 +17,11 @@ import { createLedgerWriter } from './dispatcher/ledger.ts';
 import { createGateway } from './gateway/gateway.ts';
 import { createJudge } from './gateway/judging.ts';
 import { createLimits } from './gateway/limits.ts';
+import { securityHeaders } from './gateway/security-headers.ts';
+import { createTokenGuard } from './gateway/token-guard.ts';
 import { systemClock } from './kernel/clock.ts';
 import { type Config, ConfigFault, readConfig } from './kernel/config.ts';
+import { withCors } from './kernel/cors.ts';
 import { createFetcher } from './kernel/fetch.ts';
 import { lockFolder } from './kernel/folder-lock.ts';
 import { createServer } from './kernel/http.ts';
@@ -207,7 +210,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
     }
     if (has('gateway') || has('broker')) {
       await view.refresh();
-      const server = createServer({
+      const plain = createServer({
         name: 'public',
         host: config.host,
         port: config.publicPort,
@@ -215,18 +218,17 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
         bodyBytesMax: config.bodyBytesMax,
         slowReaderMs: config.slowReaderMs,
         trustedProxies: config.trustedProxies,
-        headers: [
-          ['x-content-type-options', 'nosniff'],
-          ['referrer-policy', 'same-origin'],
-          ...(names.secure ? [['strict-transport-security', 'max-age=31536000'] as const] : []),
-        ],
+        headers: securityHeaders(names),
         observer: (seen) => metrics.observer('request_seconds', seen),
       });
+      const server = withCors(plain, { origins: config.allowedOrigins, prefix: '/v1/rooms/' });
       const users = await userTokens(config);
+      const guard = createTokenGuard({ config, clock, metrics });
       const identifier = createIdentifier({
         redis,
         tokens,
         users,
+        guard,
         names,
         jwtCookie: config.jwtCookie,
         visitorDays: config.visitorDays,
@@ -263,6 +265,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
             judge,
             claims: createClaimsReader({
               users,
+              guard,
               jwtCookie: config.jwtCookie,
               nowMs: () => view.redisNowMs(),
             }),

@@ -65,7 +65,7 @@ export const createGateway = (options: GatewayOptions): Role => {
     hasDefaultOrigin: config.defaultOrigin !== '',
   });
   const proto = options.publicUrl.startsWith('https:') ? 'https' : 'http';
-  const pages = createPageRoutes({ places, tokens, view, names, publicUrl: options.publicUrl });
+  const pages = createPageRoutes({ ...options, places });
   const drawKey = tokens.derive('draw');
   let stopping = false;
 
@@ -268,6 +268,7 @@ export const createGateway = (options: GatewayOptions): Role => {
     async stop() {
       stopping = true;
       follower.stop();
+      await options.limits.stop();
     },
     ready: async () => ({ redis: view.redisUp() }),
   };

@@ -8,6 +8,7 @@ import type { Tokens } from '../kernel/token.ts';
 import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
 import type { CookieNames } from '../line/visitor.ts';
+import type { Limits } from './limits.ts';
 import { createAssets } from './page/assets.ts';
 import { pageSecurityPolicy, renderProblemPage, renderWaitingPage, type WaitingView } from './page/page.ts';
 import type { At, Header, PlaceStatus, Places } from './places.ts';
@@ -27,9 +28,10 @@ export const createPageRoutes = (options: {
   tokens: Tokens;
   view: View;
   names: CookieNames;
+  limits: Pick<Limits, 'page' | 'refusal'>;
   publicUrl: string;
 }) => {
-  const { places, view, names, publicUrl } = options;
+  const { places, view, names, limits, publicUrl } = options;
   const assets = createAssets();
 
   const firstRoute = (snapshot: Snapshot): string => {
@@ -119,7 +121,13 @@ export const createPageRoutes = (options: {
     }
   };
 
+  const limitPages = (request: Request): void => {
+    const taken = limits.page(request.address);
+    if (taken.outcome === 'refused') throw limits.refusal(taken);
+  };
+
   const waitingPage = async (request: Request, room: RoomId, snapshot: Snapshot): Promise<Answer> => {
+    limitPages(request);
     const told = await toldOf(request, { room, snapshot });
     const target = request.query === '' ? request.path : `${request.path}?${request.query}`;
     return page(
@@ -159,10 +167,14 @@ export const createPageRoutes = (options: {
         const html = (request.header('accept') ?? '').includes('text/html') && request.method === 'GET';
         if (!html || !(error instanceof Refusal)) throw error;
         const [, title] = errorTable[error.code];
-        const retry = retryAfterSecondsOf(error.code);
+        const retry = retryAfterSecondsOf(error.code, error.extra);
         return {
           status: statusOf(error.code),
-          headers: [...HTML, ...(retry === undefined ? [] : [['retry-after', String(retry)] as const])],
+          headers: [
+            ...HTML,
+            ...(retry === undefined ? [] : [['retry-after', String(retry)] as const]),
+            ...error.headers,
+          ],
           body: renderProblemPage({
             status: statusOf(error.code),
             title,
@@ -188,6 +200,7 @@ export const createPageRoutes = (options: {
       '/rooms/:room',
       framed(async (request) => {
         const { room, snapshot } = places.roomOf(request);
+        limitPages(request);
         const told = await toldOf(request, { room, snapshot });
         const query = new URLSearchParams(request.query);
         return page(

@@ -14,7 +14,7 @@ import type { CookieNames } from '../line/visitor.ts';
 import { end, redeem, roomKeys } from '../lua/room.ts';
 import { setCookie } from './cookies.ts';
 import { readFields } from './fields.ts';
-import type { Limits } from './limits.ts';
+import { costs, type Limits } from './limits.ts';
 import type { At, Header, Places } from './places.ts';
 import type { Sessions } from './sessions.ts';
 
@@ -36,10 +36,9 @@ export const createPasses = (options: {
 }) => {
   const { redis, view, tokens, names, limits, places, sessions } = options;
 
-  const limitAddress = async (request: Request): Promise<void> => {
-    const taken = await limits.take({ address: request.address, cost: 1 });
-    if (taken.outcome === 'refused')
-      throw new Refusal('too-many-requests', { extra: { retryAfterMs: taken.retryAfterMs } });
+  const limitAddress = async (request: Request, cost: number): Promise<void> => {
+    const taken = await limits.take({ address: request.address, cost });
+    if (taken.outcome === 'refused') throw limits.refusal(taken);
   };
 
   const passOf = (session: Session): Promise<string> => {
@@ -81,7 +80,7 @@ export const createPasses = (options: {
   const redeemPass: Handler = async (request) => {
     const { room, snapshot } = places.roomOf(request);
     const { pass: text } = readFields(request, { pass: 'text' });
-    await limitAddress(request);
+    await limitAddress(request, costs.redeem);
     if (text === undefined) throw new Refusal('bad-field', { detail: '`pass` is missing' });
     const pass = await tokens.verifyPass(text, { room, nowMs: view.redisNowMs() });
     if (pass.outcome === 'expired') throw new Refusal('pass-expired');
@@ -132,7 +131,7 @@ export const createPasses = (options: {
         ? { outcome: 'missing' as const }
         : readService(tokens, shown, { room, nowMs: view.redisNowMs() });
     if (outcome === 'allowed') return;
-    await limitAddress(request);
+    await limitAddress(request, costs.failedToken);
     switch (outcome) {
       case 'missing':
         throw new Refusal('token-missing');

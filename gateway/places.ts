@@ -29,7 +29,7 @@ import { adopt, claim, here, type Looked, leave, look, restore, roomKeys } from 
 import { clearRoomCookies, setCookie } from './cookies.ts';
 import { createJoining } from './joining.ts';
 import type { Judge } from './judging.ts';
-import type { LimitOutcome, Limits } from './limits.ts';
+import { costs, type LimitOutcome, type Limits } from './limits.ts';
 
 export type Header = readonly [name: string, value: string];
 
@@ -93,11 +93,15 @@ export const createPlaces = (options: {
   };
 
   const unlessRefused = (taken: LimitOutcome): void => {
-    if (taken.outcome === 'refused')
-      throw new Refusal('too-many-requests', { extra: { retryAfterMs: taken.retryAfterMs } });
+    if (taken.outcome === 'refused') throw limits.refusal(taken);
   };
-  const limit = async (request: Request, visitor: string, cost: number): Promise<void> =>
-    unlessRefused(await limits.take({ address: request.address, visitorId: visitor, cost }));
+  /** Somebody who was made up a moment ago counts as the stranger they are. */
+  const limit = async ({ address }: Request, identity: Identity, cost: number): Promise<void> =>
+    unlessRefused(
+      identity.isNew
+        ? await limits.take({ address, cost })
+        : await limits.takeKnown({ address, visitorId: identity.visitor, cost }),
+    );
 
   const visitorCookie = (identity: Identity): Header[] =>
     identity.renewCookie
@@ -204,12 +208,13 @@ export const createPlaces = (options: {
 
     async join(request, { room, snapshot }, given) {
       const { address } = request;
-      unlessRefused(limits.shed({ address, cost: 1 }));
+      unlessRefused(limits.shed({ address, cost: costs.join }));
       const receipt = givenReceipt(room, snapshot, given.receipt);
       const identity = await identifier.identify(request, room, snapshot, receipt);
       // A visitor made up a moment ago has asked for nothing yet: only the address counts.
       const visitorId = identity.isNew ? {} : { visitorId: identity.visitor };
-      unlessRefused(await limits.count({ address, ...visitorId, cost: 1 }));
+      unlessRefused(await limits.count({ address, ...visitorId, cost: costs.join }));
+      unlessRefused(limits.joinOf(room));
       if (identity.receipt !== undefined && identity.looked?.outcome !== 'held')
         await restoreFrom(room, identity.receipt);
       const decision = judge.decide(request, room);
@@ -252,7 +257,7 @@ export const createPlaces = (options: {
 
     async status(request, { room, snapshot }) {
       const identity = await identifier.identify(request, room, snapshot);
-      await limit(request, identity.visitor, 1);
+      await limit(request, identity, costs.status);
       const keys = roomKeys(room);
       let found: Looked =
         identity.looked ?? (await orUnavailable(look.run(redis, keys, { placeId: identity.placeId })));
@@ -297,7 +302,7 @@ export const createPlaces = (options: {
 
     async claim(request, { room, snapshot }, given) {
       const identity = await identifier.identify(request, room, snapshot);
-      await limit(request, identity.visitor, 1);
+      await limit(request, identity, costs.claim);
       const keys = roomKeys(room);
       const { sale } = snapshot.settings;
       const token = given.claim === undefined ? undefined : readClaim(tokens, given.claim);

@@ -26,7 +26,7 @@ export const problem = (
   options: { detail?: string | undefined; extra?: Record<string, unknown>; headers?: HeaderList } = {},
 ): Answer => {
   const status = statusOf(code);
-  const retryAfterSeconds = retryAfterSecondsOf(code);
+  const retryAfterSeconds = retryAfterSecondsOf(code, options.extra);
   return {
     status,
     headers: [
@@ -42,7 +42,7 @@ export const problem = (
 };
 
 export const problemFrom = (refusal: Refusal): Answer =>
-  problem(refusal.code, { detail: refusal.detail, extra: refusal.extra });
+  problem(refusal.code, { detail: refusal.detail, extra: refusal.extra, headers: refusal.headers });
 
 const statusLines = new Map<number, string>();
 for (const [code, text] of Object.entries(STATUS_CODES)) statusLines.set(Number(code), `${code} ${text}`);

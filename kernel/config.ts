@@ -1,6 +1,8 @@
 // Configuration: one table with name, default, unit, range and a sentence. The environment is read here and
 // nowhere else; all faults are reported at once. docs/reference/config.md is generated from this table.
 
+import { createNetworks } from './address.ts';
+import { isWebOrigin } from './cors.ts';
 import { parseRedisPlace } from './redis-url.ts';
 import { type RoleName, roleNames } from './role.ts';
 
@@ -319,7 +321,7 @@ export const configTable = {
     50,
     1,
     1_000_000,
-    'Sustained rate of joins, claims and polls of one address; thousands may share one.',
+    'Sustained rate of strangers behind one address (joins, mostly), of which thousands may share one; 16 times as many requests of people who are known.',
   ),
   addressBurst: integer(
     'ANTEROOM_ADDRESS_BURST',
@@ -344,6 +346,14 @@ export const configTable = {
     1,
     1_000_000,
     'How far one visitor may run ahead of that rate.',
+  ),
+  roomJoinsPerSecond: integer(
+    'ANTEROOM_ROOM_JOINS_PER_SECOND',
+    'joins/s',
+    100_000,
+    1,
+    10_000_000,
+    'Joins of one room, of everybody together; as many may come at once.',
   ),
   streamsMax: integer(
     'ANTEROOM_STREAMS_MAX',
@@ -479,6 +489,18 @@ export const readConfig = (environment: Record<string, string | undefined>): Con
   if (typeof read.redisUrl === 'string' && read.redisUrl !== '') {
     const place = parseRedisPlace(read.redisUrl);
     if (place.outcome === 'fault') faults.push(`ANTEROOM_REDIS_URL ${place.says}`);
+  }
+  // Both were read as lists by their rows.
+  for (const origin of read.allowedOrigins as string[])
+    if (!isWebOrigin(origin))
+      faults.push(
+        'ANTEROOM_ALLOWED_ORIGINS must be origins as browsers write them, such as https://www.example.org: no `*`, no path, no slash at the end',
+      );
+  try {
+    createNetworks(read.trustedProxies as string[]);
+  } catch {
+    // Said here with the other faults, without quoting what was given.
+    faults.push('ANTEROOM_TRUSTED_PROXIES must be addresses or prefixes such as 10.0.0.0/8 or 2001:db8::/32');
   }
   if (read.environment === 'production') {
     if (read.keys === '') faults.push('ANTEROOM_KEYS is needed in production; make some with `npm run keys`');

@@ -134,10 +134,17 @@ export class Refusal extends Error {
   readonly code: ErrorCode;
   readonly detail: string | undefined;
   readonly extra: Record<string, unknown>;
+  /** Sent along with the answer. */
+  readonly headers: readonly (readonly [name: string, value: string])[];
 
   constructor(
     code: ErrorCode,
-    options: { detail?: string; extra?: Record<string, unknown>; cause?: unknown } = {},
+    options: {
+      detail?: string | undefined;
+      extra?: Record<string, unknown>;
+      headers?: Refusal['headers'];
+      cause?: unknown;
+    } = {},
   ) {
     // A refusal is an answer, not a fault: where it was thrown says nothing, and finding out costs several times
     // the rest of the answer. What caused it, when something did, brings a stack of its own.
@@ -149,11 +156,17 @@ export class Refusal extends Error {
     this.code = code;
     this.detail = options.detail;
     this.extra = options.extra ?? {};
+    this.headers = options.headers ?? [];
   }
 }
 
 export const statusOf = (code: ErrorCode): number => errorTable[code][0];
-export const retryAfterSecondsOf = (code: ErrorCode): number | undefined => {
+/** When to come back: as `extra.retryAfterMs` says, where the refusal knows better than its row. */
+export const retryAfterSecondsOf = (
+  code: ErrorCode,
+  extra: Record<string, unknown> = {},
+): number | undefined => {
+  if (typeof extra.retryAfterMs === 'number') return Math.max(1, Math.ceil(extra.retryAfterMs / 1000));
   const row: readonly [number, string, number?] = errorTable[code];
   return row[2];
 };

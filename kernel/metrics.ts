@@ -37,7 +37,7 @@ export const metricTable = {
   verdicts_total: { kind: 'counter', help: 'Verdicts on joins.', labels: ['room', 'verdict'] },
   limited_total: {
     kind: 'counter',
-    help: 'Requests refused by a limit: the local one, or the one shared through Redis.',
+    help: 'Requests refused by a limit: a local one, one shared through Redis (of a visitor, an address, the joins of a room), or that of tokens that fail.',
     labels: ['by'],
   },
   limits_local_total: {
@@ -150,7 +150,7 @@ const labelValues: Record<string, readonly string[] | number> = {
     ...['late', 'paying', 'paid', 'declined', 'expired', 'refunding', 'refunded', 'cancelled'],
   ],
   verdict: ['allow', 'challenge', 'tarpit', 'block'],
-  by: ['local', 'visitor', 'address'],
+  by: ['local', 'visitor', 'address', 'room', 'tokens'],
   type: ['position', 'state', 'promoted', 'notice', 'ended'],
   state: ['waiting', 'parked', 'withheld', 'promoted', 'active'],
   reason: ['lost', 'failover', 'older'],

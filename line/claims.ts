@@ -3,13 +3,13 @@
 
 import type { Request } from '../kernel/http.ts';
 import type { UserTokens } from '../kernel/token.ts';
-import { shownUserToken } from './identify.ts';
+import { shownUserToken, type TokenGuard } from './identify.ts';
 
 export type Claims = ReadonlyMap<string, readonly string[]>;
 
 export type ClaimsReader = {
-  /** The values of these claims; empty when no token is shown, or none that verifies. Never throws. */
-  of(request: Pick<Request, 'header' | 'cookie'>, names: readonly string[]): Promise<Claims>;
+  /** The values of these claims; empty when no token is shown, or none that verifies. Throws what the guard throws. */
+  of(request: Pick<Request, 'address' | 'header' | 'cookie'>, names: readonly string[]): Promise<Claims>;
 };
 
 const NONE: Claims = new Map();
@@ -29,10 +29,11 @@ export const claimValues = (claim: unknown): string[] =>
 
 export const createClaimsReader = (options: {
   users: UserTokens | undefined;
+  guard: TokenGuard;
   jwtCookie: string;
   nowMs: () => number;
 }): ClaimsReader => {
-  const { users, jwtCookie, nowMs } = options;
+  const { users, guard, jwtCookie, nowMs } = options;
   type Known = { claims: Claims; expiresAtMs: number };
   let newer = new Map<string, Known>();
   let older = new Map<string, Known>();
@@ -43,8 +44,12 @@ export const createClaimsReader = (options: {
       const known = newer.get(token) ?? older.get(token);
       if (known !== undefined && known.expiresAtMs > nowMs() && names.every((name) => known.claims.has(name)))
         return known.claims;
+      guard.before(request.address);
       const read = await users.verify(token);
-      if (read === undefined) return NONE;
+      if (read === undefined) {
+        guard.failed(request.address);
+        return NONE;
+      }
       const claims = new Map(known?.claims);
       for (const name of names) claims.set(name, claimValues(read.claim(name)));
       if (newer.size >= TOKENS_MAX) {

@@ -1,32 +1,35 @@
 // The rate limits: the script alone with a clock of ours, then the two limiters one behind the other.
 
 import t from 'tap';
-import { createDebts, createLimits, createLocalLimiter } from '../gateway/limits.ts';
+import { addressBuckets, costs, createDebts, createLimits, createLocalLimiter } from '../gateway/limits.ts';
+import { createTokenGuard } from '../gateway/token-guard.ts';
+import { problemFrom } from '../kernel/answer.ts';
 import { systemClock } from '../kernel/clock.ts';
+import { readConfig } from '../kernel/config.ts';
+import { parseRoomId } from '../kernel/ids.ts';
 import { limitKey } from '../kernel/keys.ts';
 import { createMetrics } from '../kernel/metrics.ts';
-import { bucketOf, take } from '../lua/limit.ts';
+import { type Buckets, bucketOf, takeAll } from '../lua/limit.ts';
+import { eventually } from './support/eventually.ts';
 import { startRedis } from './support/redis.ts';
 
 const server = await startRedis(t);
 const redis = server.client;
 const START_MS = 1_700_000_000_000;
 
+type Rate = { perSecond: number; burst: number };
 let keys = 0;
-const bucket = (rate: { perSecond: number; burst: number }, wide?: { perSecond: number; burst: number }) => {
+const bucket = (rate: Rate, wide?: Rate, middle?: Rate) => {
   keys += 1;
-  const names = { limit: limitKey(`t${keys}`, 'narrow'), limitWide: limitKey(`t${keys}`, 'wide') };
-  const own = bucketOf(rate);
-  const other = wide === undefined ? { periodMicros: 0, burst: 0 } : bucketOf(wide);
-  const args = {
-    period: own.periodMicros,
-    burst: own.burst,
-    widePeriod: other.periodMicros,
-    wideBurst: other.burst,
+  const at = (name: string, of: Rate) => ({ key: limitKey(`t${keys}`, name), bucket: bucketOf(of) });
+  const buckets: Buckets = {
+    narrow: at('narrow', rate),
+    ...(middle === undefined ? {} : { middle: at('middle', middle) }),
+    ...(wide === undefined ? {} : { wide: at('wide', wide) }),
   };
   return {
-    names,
-    at: (nowMs: number | '', cost = 1) => take.run(redis, names, { nowMs, cost, ...args }),
+    buckets,
+    at: (nowMs: number | '', cost = 1) => takeAll(redis, buckets, { nowMs, cost }),
   };
 };
 
@@ -69,10 +72,27 @@ t.test('a clock that steps back never blocks for longer than one window', async 
 t.test('two buckets: all or nothing', async (t) => {
   const limit = bucket({ perSecond: 1, burst: 10 }, { perSecond: 1, burst: 3 });
   for (let index = 0; index < 3; index++) t.match(await limit.at(START_MS), { outcome: 'taken' });
-  const before = await redis.get(limit.names.limit);
-  t.match(await limit.at(START_MS), { outcome: 'refused', bucket: 2 });
-  t.equal(await redis.get(limit.names.limit), before, 'the other bucket was not charged');
+  const before = await redis.get(limit.buckets.narrow.key);
+  t.match(await limit.at(START_MS), { outcome: 'refused', bucket: 3 });
+  t.equal(await redis.get(limit.buckets.narrow.key), before, 'the other bucket was not charged');
 });
+
+t.test(
+  'three buckets: the one that is refused longest is named, and nothing is taken of the others',
+  async (t) => {
+    const limit = bucket(
+      { perSecond: 1, burst: 10 },
+      { perSecond: 0.1, burst: 2 },
+      { perSecond: 1, burst: 2 },
+    );
+    t.match(await limit.at(START_MS, 2), { outcome: 'taken', remaining: 0 });
+    const { narrow, middle, wide } = limit.buckets;
+    const stored = () => redis.mget(narrow.key, middle!.key, wide!.key);
+    const before = await stored();
+    t.match(await limit.at(START_MS), { outcome: 'refused', bucket: 3, retryAfterMs: 10_000 });
+    t.same(await stored(), before);
+  },
+);
 
 t.test('a hundred in parallel take exactly the burst', async (t) => {
   const limit = bucket({ perSecond: 1, burst: 40 });
@@ -83,7 +103,7 @@ t.test('a hundred in parallel take exactly the burst', async (t) => {
 t.test("without a time it is Redis's, and an idle bucket vanishes", async (t) => {
   const limit = bucket({ perSecond: 10, burst: 5 });
   t.match(await limit.at(''), { outcome: 'taken', remaining: 4 });
-  const life = await redis.pttl(limit.names.limit);
+  const life = await redis.pttl(limit.buckets.narrow.key);
   t.ok(life > 0 && life <= 100, `gone in ${life} ms`);
 });
 
@@ -99,11 +119,23 @@ t.test('the local limiter: exact at the burst, exact after it, bounded in memory
   t.ok(local.size() <= 200, `${local.size()} entries`);
 });
 
-const limitsOf = (rates: Partial<Record<'addressBurst' | 'visitorBurst', number>> = {}) => {
+const limitsOf = (
+  rates: Partial<
+    Record<'addressPerSecond' | 'addressBurst' | 'visitorBurst' | 'roomJoinsPerSecond', number>
+  > = {},
+) => {
   const metrics = createMetrics({ processMetrics: false });
-  const config = { addressPerSecond: 1, addressBurst: 20, visitorPerSecond: 1, visitorBurst: 5, ...rates };
-  return { limits: createLimits({ config, redis, clock: systemClock, metrics }), metrics };
+  const config = {
+    ...{ addressPerSecond: 1, addressBurst: 20, visitorPerSecond: 1, visitorBurst: 5 },
+    ...{ roomJoinsPerSecond: 100, ...rates },
+  };
+  const limits = createLimits({ config, redis, clock: systemClock, metrics });
+  t.teardown(() => limits.stop());
+  return { limits, metrics };
 };
+/** Scripts Redis has run so far. */
+const scriptCalls = async (): Promise<number> =>
+  Number(/cmdstat_evalsha:calls=(\d+)/.exec(await redis.info('commandstats'))?.[1] ?? 0);
 
 t.test('what one process let through counts in the other', async (t) => {
   const [one, two] = [limitsOf(), limitsOf()];
@@ -132,12 +164,10 @@ t.test(
       { outcome: 'refused' },
       'a burst of 1 is 1',
     );
-    const calls = async () =>
-      Number(/cmdstat_evalsha:calls=(\d+)/.exec(await redis.info('commandstats'))?.[1] ?? 0);
-    const before = await calls();
+    const before = await scriptCalls();
     for (let index = 1; index <= 200; index += 1)
       t.equal((await limits.take({ address: `198.18.7.${index}`, cost: 1 })).outcome, 'taken');
-    t.equal(await calls(), before, 'a crowd of strangers asks Redis nothing');
+    t.equal(await scriptCalls(), before, 'a crowd of strangers asks Redis nothing');
   },
 );
 
@@ -151,29 +181,167 @@ t.test('a visitor who floods is refused and does not use up the address', async 
   t.match(await limits.take({ address, visitorId: 'a:two', cost: 10 }), { outcome: 'taken' });
 });
 
-t.test('an IPv6 household is one /64, and many of them are one /48', async (t) => {
+t.test('an IPv6 household is a /64 or a /56, and many of them are one /48', async (t) => {
   const { limits } = limitsOf({ addressBurst: 5 });
-  let household = 0;
-  for (let index = 1; index <= 20; index++)
-    if ((await limits.take({ address: `2001:db8:1:1::${index}`, cost: 1 })).outcome === 'taken')
-      household += 1;
+  const takenOf = async (addresses: string[]): Promise<number> => {
+    let taken = 0;
+    for (const address of addresses)
+      if ((await limits.take({ address, cost: 1 })).outcome === 'taken') taken += 1;
+    return taken;
+  };
+  const many = (of: (index: string) => string): string[] =>
+    Array.from({ length: 60 }, (_, index) => of((index + 1).toString(16)));
+  const household = await takenOf(many((index) => `2001:db8:1:1::${index}`));
   t.ok(household >= 5 && household <= 6, `${household} of a burst of 5`);
-  let company = 0;
-  for (let index = 1; index <= 100; index++)
-    if ((await limits.take({ address: `2001:db8:2:${index}::1`, cost: 1 })).outcome === 'taken') company += 1;
-  t.ok(company >= 20 && company <= 24, `${company} of 4 × 5`);
+  const large = await takenOf(many((index) => `2001:db8:2:${index}::1`));
+  t.ok(large >= 10 && large <= 13, `${large} of 2 × 5 in a /56`);
+  const company = await takenOf(many((index) => `2001:db8:3:${index}00::1`));
+  t.ok(company >= 20 && company <= 24, `${company} of 4 × 5 in a /48`);
 });
 
-t.test('3,000 people behind one address get in with the default settings', async (t) => {
+t.test('a /24 of addresses that all ask for more is held at sixteen times one of them', async (t) => {
+  const { limits } = limitsOf({ addressBurst: 3 });
+  let taken = 0;
+  for (let round = 0; round < 2; round += 1)
+    for (let index = 1; index <= 50; index += 1)
+      if ((await limits.take({ address: `198.51.77.${index}`, cost: 1 })).outcome === 'taken') taken += 1;
+  // The first of each address is not charged before its second, and a refused one charges nothing.
+  t.ok(taken >= 50 + 24 && taken < 50 + 40, `${taken} of 100`);
+});
+
+t.test('all buckets of an address stand in one slot', async (t) => {
+  const own = bucketOf({ perSecond: 1, burst: 1 });
+  const tagsOf = ({ narrow, middle, wide }: Buckets): Set<string> =>
+    new Set([narrow, middle, wide].flatMap((some) => /\{.*\}/.exec(some?.key ?? '')?.[0] ?? []));
+  t.same(tagsOf(addressBuckets('192.0.2.77', own)), new Set(['{192.0.2.0/24}']));
+  t.same(tagsOf(addressBuckets('2001:db8:1:2:3::4', own)), new Set(['{2001:db8:1::/48}']));
+});
+
+t.test(
+  '3,000 people behind one address get in with the default settings, while all of them ask',
+  async (t) => {
+    const metrics = createMetrics({ processMetrics: false });
+    const limits = createLimits({ config: readConfig({}), redis, clock: systemClock, metrics });
+    t.teardown(() => limits.stop());
+    const address = '198.51.100.1';
+    const room = parseRoomId('demo')!;
+    const crowd = Array.from({ length: 3000 }, (_, index) => `a:fan${index}`);
+    const got = async (ask: (visitorId: string) => Promise<{ outcome: string }>): Promise<number> =>
+      (await Promise.all(crowd.map(ask))).filter(({ outcome }) => outcome === 'taken').length;
+    const seen = await got(async () => limits.page(address));
+    const joined = await got(async () => {
+      const taken = await limits.take({ address, cost: costs.join });
+      return taken.outcome === 'taken' ? limits.joinOf(room) : taken;
+    });
+    const polls = [];
+    for (let round = 0; round < 5; round += 1)
+      polls.push(await got((visitorId) => limits.takeKnown({ address, visitorId, cost: costs.status })));
+    const claimed = await got((visitorId) => limits.takeKnown({ address, visitorId, cost: costs.claim }));
+    for (const [what, count] of Object.entries({ seen, joined, polled: Math.min(...polls), claimed }))
+      t.ok(count >= 2970, `${what}: ${count} of 3,000`);
+    t.equal((await limits.take({ address, cost: 3000 })).outcome, 'refused', 'and a limit there is');
+  },
+);
+
+t.test('a flood from one address is shed without a word to Redis, at least 95 in 100 of it', async (t) => {
+  const { limits, metrics } = limitsOf();
+  const before = await scriptCalls();
+  const floods = 5000;
+  let taken = 0;
+  for (let index = 0; index < floods; index += 1)
+    if ((await limits.take({ address: '203.0.113.5', cost: costs.join })).outcome === 'taken') taken += 1;
+  const asked = (await scriptCalls()) - before;
+  t.ok(asked <= floods * 0.05, `${asked} calls of Redis for ${floods} requests`);
+  t.ok(taken <= 30, `${taken} of a burst of 20`);
+  t.match(await metrics.text(), /anteroom_limited_total\{by="local"\} 4\d{3}/);
+});
+
+t.test('a known visitor uses up none of what strangers behind the same address share', async (t) => {
+  const { limits } = limitsOf({ visitorBurst: 1000 });
+  const address = '203.0.113.9';
+  for (let index = 0; index < 300; index += 1)
+    t.match(await limits.takeKnown({ address, visitorId: 'a:here', cost: 1 }), { outcome: 'taken' });
+  t.match(await limits.take({ address, cost: 1 }), { outcome: 'taken' });
+  let refused = 0;
+  for (let index = 0; index < 100; index += 1)
+    if ((await limits.takeKnown({ address, visitorId: 'a:here', cost: 1 })).outcome === 'refused')
+      refused += 1;
+  t.ok(refused >= 70, `and there is an end to it: ${refused} of 100 beyond 16 × 20`);
+  t.match(await limits.takeKnown({ address: '203.0.113.10', visitorId: 'a:flood', cost: 1000 }), {
+    outcome: 'taken',
+  });
+  t.match(await limits.takeKnown({ address: '203.0.113.10', visitorId: 'a:flood', cost: 1 }), {
+    outcome: 'refused',
+    limit: 'visitor',
+  });
+});
+
+t.test('pages have a limit of their own', async (t) => {
+  const { limits } = limitsOf();
+  let taken = 0;
+  for (let index = 0; index < 200; index += 1)
+    if (limits.page('203.0.113.20').outcome === 'taken') taken += 1;
+  t.ok(taken >= 80 && taken <= 82, `${taken} of 4 × 20`);
+  t.match(await limits.take({ address: '203.0.113.20', cost: 1 }), { outcome: 'taken' });
+});
+
+t.test('the joins of a room are limited for all gateways together, each hearing of the others', async (t) => {
+  const room = parseRoomId('stormed')!;
+  const [one, two] = [limitsOf({ roomJoinsPerSecond: 60 }), limitsOf({ roomJoinsPerSecond: 60 })];
+  const takenAt = ({ limits }: typeof one, tries: number): number => {
+    let taken = 0;
+    for (let index = 0; index < tries; index += 1) if (limits.joinOf(room).outcome === 'taken') taken += 1;
+    return taken;
+  };
+  const first = takenAt(one, 1000);
+  t.ok(first >= 60 && first <= 62, `${first} at once, of 60`);
+  await eventually('Redis has been told', async () => (await redis.exists(limitKey(room, 'joins'))) === 1);
+  // The second has used nothing of its own yet; what it hears of is what the first has taken.
+  let second = takenAt(two, 30);
+  await eventually('the second has heard', async () => {
+    second += takenAt(two, 1);
+    return (await two.metrics.text()).includes('anteroom_limited_total{by="room"}');
+  });
+  t.ok(second < 60, `${second}, not a burst of its own`);
+  t.match(two.limits.joinOf(parseRoomId('quiet')!), { outcome: 'taken' }, 'another room is not concerned');
+  await eventually('it opens again', async () => two.limits.joinOf(room).outcome === 'taken');
+});
+
+t.test('a refusal says which limit, how much it allows and when to come back', async (t) => {
+  const { limits } = limitsOf({ addressPerSecond: 2, addressBurst: 20 });
+  const refused = limits.refusal({ outcome: 'refused', limit: 'address', retryAfterMs: 2500 });
+  const headers = new Map(problemFrom(refused).headers);
+  t.equal(headers.get('ratelimit-policy'), '"address";q=20;w=10');
+  t.equal(headers.get('ratelimit'), '"address";r=0;t=3');
+  t.equal(headers.get('retry-after'), '3');
+  const room = limits.refusal({ outcome: 'refused', limit: 'room', retryAfterMs: 1 });
+  t.equal(new Map(problemFrom(room).headers).get('ratelimit-policy'), '"room";q=100;w=1');
+});
+
+t.test('who sends token after token that fails is not checked any more, and others are', async (t) => {
   const metrics = createMetrics({ processMetrics: false });
-  const config = { addressPerSecond: 50, addressBurst: 3000, visitorPerSecond: 5, visitorBurst: 30 };
-  const limits = createLimits({ config, redis, clock: systemClock, metrics });
-  const answers = await Promise.all(
-    Array.from({ length: 3000 }, (_, index) =>
-      limits.take({ address: '198.51.100.1', visitorId: `a:fan${index}`, cost: 1 }),
-    ),
-  );
-  t.ok(answers.filter((answer) => answer.outcome === 'taken').length >= 2970);
+  const config = { addressPerSecond: 1, addressBurst: 30 };
+  const guard = createTokenGuard({ config, clock: systemClock, metrics });
+  let tried = 0;
+  const forge = (address: string): void => {
+    guard.before(address);
+    tried += 1;
+    guard.failed(address);
+  };
+  for (let index = 0; index < 3; index += 1) forge('192.0.2.1');
+  t.throws(() => forge('192.0.2.1'), { code: 'too-many-requests' });
+  t.equal(tried, 3, `each failure costs ${costs.failedToken} of 30`);
+  forge('192.0.2.2');
+  for (let index = 0; index < 100; index += 1) guard.before('192.0.2.3');
+  t.match(await metrics.text(), /anteroom_limited_total\{by="tokens"\} 1/);
+});
+
+t.test('a clock that steps back at a local limit blocks for no longer than one window', async (t) => {
+  const local = createLocalLimiter(bucketOf({ perSecond: 10, burst: 5 }), 100);
+  for (let index = 0; index < 5; index += 1) local.take('a', 1, 3_600_000);
+  const answer = local.take('a', 1, 0);
+  t.ok(answer.outcome === 'refused' && answer.retryAfterMs <= 500, JSON.stringify(answer));
+  t.same(local.look('a', 1, 0), answer, 'a look says the same');
 });
 
 t.test('Redis gone: the local limits decide alone, and are counted', async (t) => {
@@ -187,4 +355,16 @@ t.test('Redis gone: the local limits decide alone, and are counted', async (t) =
     `${taken}: nobody is sent away for our fault, and a flood is still a flood`,
   );
   t.match(await metrics.text(), /anteroom_limits_local_total (?:19|2\d)/);
+  t.match(await limits.takeKnown({ address: '192.0.2.9', visitorId: 'a:known', cost: 1 }), {
+    outcome: 'taken',
+  });
+  const room = parseRoomId('alone')!;
+  for (let index = 0; index < 100; index += 1) limits.joinOf(room);
+  t.match(limits.joinOf(room), { outcome: 'refused', limit: 'room' }, 'of a room, too');
+  await limits.stop();
+  t.match(
+    await metrics.text(),
+    /anteroom_limits_local_total 1\d\d/,
+    'what was owed is forgotten, and counted',
+  );
 });

@@ -9,9 +9,12 @@ import { createSurveyor } from '../../dispatcher/measure.ts';
 import { createGateway } from '../../gateway/gateway.ts';
 import { createJudge } from '../../gateway/judging.ts';
 import { createLimits } from '../../gateway/limits.ts';
+import { securityHeaders } from '../../gateway/security-headers.ts';
 import { createSessions, type Sessions } from '../../gateway/sessions.ts';
+import { createTokenGuard } from '../../gateway/token-guard.ts';
 import { systemClock } from '../../kernel/clock.ts';
 import { readConfig } from '../../kernel/config.ts';
+import { withCors } from '../../kernel/cors.ts';
 import { createFetcher } from '../../kernel/fetch.ts';
 import { createServer } from '../../kernel/http.ts';
 import { parseRoomId, type RoomId } from '../../kernel/ids.ts';
@@ -78,7 +81,7 @@ const startOrigin = async (t: Teardown, seen: Gateways['seen']): Promise<string>
 
 export const startGateways = async (
   t: Teardown,
-  options: { count: number; users?: UserTokens; env?: Record<string, string> },
+  options: { count: number; users?: UserTokens; env?: Record<string, string>; publicUrl?: string },
 ): Promise<Gateways> => {
   const redis = await startRedis(t);
   const seen: Gateways['seen'] = [];
@@ -91,8 +94,9 @@ export const startGateways = async (
     ...options.env,
   });
   const keys = parseKeys(generateKey('t'))!;
-  const tokens = createTokens({ keys, issuer: PUBLIC_URL });
-  const names = cookieNames(PUBLIC_URL);
+  const publicUrl = options.publicUrl ?? PUBLIC_URL;
+  const tokens = createTokens({ keys, issuer: publicUrl });
+  const names = cookieNames(publicUrl);
   const views: View[] = [];
   const bases: string[] = [];
   const allMetrics: Metrics[] = [];
@@ -104,7 +108,7 @@ export const startGateways = async (
     const metrics = createMetrics({ processMetrics: false });
     const view = createView({ redis: client, log, everyMs: 200 });
     await view.refresh();
-    const server = createServer({
+    const plain = createServer({
       name: 'public',
       host: '127.0.0.1',
       port: 0,
@@ -112,8 +116,11 @@ export const startGateways = async (
       bodyBytesMax: config.bodyBytesMax,
       slowReaderMs: config.slowReaderMs,
       trustedProxies: ['127.0.0.1'],
+      headers: securityHeaders(names),
     });
+    const server = withCors(plain, { origins: config.allowedOrigins, prefix: '/v1/rooms/' });
     const fetcher = createFetcher({ connectionsMax: 32, headersTimeoutMs: 5000 });
+    const guard = createTokenGuard({ config, clock: systemClock, metrics });
     const gateway = createGateway({
       config,
       server,
@@ -125,6 +132,7 @@ export const startGateways = async (
         redis: client,
         tokens,
         users: options.users,
+        guard,
         names,
         jwtCookie: '',
         visitorDays: config.visitorDays,
@@ -142,11 +150,12 @@ export const startGateways = async (
       }),
       claims: createClaimsReader({
         users: options.users,
+        guard,
         jwtCookie: '',
         nowMs: () => view.redisNowMs(),
       }),
       fetcher,
-      publicUrl: PUBLIC_URL,
+      publicUrl,
       bookingUrl: origin,
       log,
       metrics,
