@@ -88,6 +88,12 @@ const socketPathFor = (folder: string): string => {
   return path;
 };
 
+/** Where the server of a folder listens, if one was ever started there. */
+export const embeddedSocket = (folder: string): string | undefined => {
+  const path = existsSync(folder) ? socketPathFor(folder) : undefined;
+  return path !== undefined && existsSync(path) ? path : undefined;
+};
+
 const ownerConnection = (socket: string): Socket => {
   const wire = connect(socket);
   wire.write(`CLIENT SETNAME ${OWNER}\r\n`);
