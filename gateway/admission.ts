@@ -9,13 +9,13 @@ import type { Metrics } from '../kernel/metrics.ts';
 import { type Bypass, type BypassRule, createBypass } from '../line/bypass.ts';
 import type { ClaimsReader } from '../line/claims.ts';
 import type { Session } from '../line/receipt.ts';
-import { hostOf } from '../line/routes.ts';
+import { type Guarded, hostOf } from '../line/routes.ts';
 import type { Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
 import type { CookieNames } from '../line/visitor.ts';
 import { decide, isOpenPath } from './gate.ts';
 import type { Judge } from './judging.ts';
-import type { Sessions } from './sessions.ts';
+import type { Admission as SessionFound, Sessions } from './sessions.ts';
 
 /** What is asked for, and who asks. In auth mode the first three are those of the original request. */
 export type Asked = {
@@ -45,8 +45,11 @@ export type Admitted =
     };
 
 export type Admission = {
-  /** Throws Refusal `bad-header` for a malformed host, and what sessions.admit throws. */
-  decide(asked: Asked): Promise<Admitted>;
+  /**
+   * At once for a session that is known and a room without rules; otherwise a promise. Throws, or rejects with, Refusal
+   * `bad-header` for a malformed host, and what sessions.admit throws.
+   */
+  decide(asked: Asked): Admitted | Promise<Admitted>;
 };
 
 export const createAdmission = (options: {
@@ -80,10 +83,8 @@ export const createAdmission = (options: {
   };
 
   const bypassed = async (asked: Asked, room: RoomId, snapshot: Snapshot): Promise<string | undefined> => {
-    const { bypass: rules } = snapshot.settings;
-    if (rules.length === 0) return undefined;
     const { path, method, request } = asked;
-    const rule = await bypassOf(rules).find({
+    const rule = await bypassOf(snapshot.settings.bypass).find({
       path,
       method,
       address: request.address,
@@ -95,53 +96,72 @@ export const createAdmission = (options: {
     return rule;
   };
 
+  type Found = { guarded: Guarded | undefined; snapshot: Snapshot | undefined };
+  const conclude = (
+    { path, method, request }: Asked,
+    { guarded, snapshot }: Found,
+    shown: { session?: Session; cookie?: string | undefined; bypass?: string },
+  ): Admitted => {
+    const room = guarded?.room;
+    const decision = decide({
+      path,
+      room,
+      method,
+      acceptsHtml: (request.header('accept') ?? '').includes('text/html'),
+      passthrough: snapshot?.settings.queueingMethod === 'passthrough',
+      bypassed: shown.bypass !== undefined,
+      admitted: shown.session !== undefined,
+      hasDefaultOrigin,
+    });
+    switch (decision.act) {
+      case 'refuse':
+        return { ...decision, room };
+      case 'waitingPage':
+        return { ...decision, room: room!, snapshot: snapshot! }; // Only ever decided for a room.
+      case 'proxy':
+        return {
+          ...decision,
+          snapshot,
+          prefix: guarded?.prefix ?? '',
+          session: shown.session,
+          cookie: shown.cookie,
+          bypass: shown.bypass,
+        };
+    }
+  };
+  const admittedBy = (found: SessionFound | undefined) => (found?.outcome === 'admitted' ? found : {});
+
+  const byRules = async (asked: Asked, found: Found, room: RoomId, snapshot: Snapshot): Promise<Admitted> => {
+    // Whoever is let by needs no session, and must not depend on Redis for one.
+    const bypass = await bypassed(asked, room, snapshot);
+    if (bypass !== undefined) return conclude(asked, found, { bypass });
+    return conclude(
+      asked,
+      found,
+      admittedBy(await sessions.admit(room, snapshot, asked.request.cookie(names.session(room)))),
+    );
+  };
+
   return {
-    async decide(asked) {
-      const { path, method, request } = asked;
+    decide(asked) {
       const host = hostOf(asked.host);
       if (host === undefined)
         throw new Refusal('bad-header', { detail: '`host` is not the name of a host.' });
-      const open = isOpenPath(path);
-      const guarded = open ? undefined : view.guarding(host, path);
+      const open = isOpenPath(asked.path);
+      const guarded = open ? undefined : view.guarding(host, asked.path);
       const room = guarded?.room;
       const snapshot = room === undefined ? undefined : view.of(room);
-      const bypass =
-        room === undefined || snapshot === undefined ? undefined : await bypassed(asked, room, snapshot);
-      // Whoever is let by needs no session, and must not depend on Redis for one.
-      const found =
-        bypass !== undefined
-          ? undefined
-          : room !== undefined && snapshot !== undefined
-            ? await sessions.admit(room, snapshot, request.cookie(names.session(room)))
-            : open
-              ? await bookingSession(request)
-              : undefined;
-      const admitted = found?.outcome === 'admitted' ? found : undefined;
-      const decision = decide({
-        path,
-        room,
-        method,
-        acceptsHtml: (request.header('accept') ?? '').includes('text/html'),
-        passthrough: snapshot?.settings.queueingMethod === 'passthrough',
-        bypassed: bypass !== undefined,
-        admitted: admitted !== undefined,
-        hasDefaultOrigin,
-      });
-      switch (decision.act) {
-        case 'refuse':
-          return { ...decision, room };
-        case 'waitingPage':
-          return { ...decision, room: room!, snapshot: snapshot! }; // Only ever decided for a room.
-        case 'proxy':
-          return {
-            ...decision,
-            snapshot,
-            prefix: guarded?.prefix ?? '',
-            session: admitted?.session,
-            cookie: admitted?.cookie,
-            bypass,
-          };
-      }
+      const found = { guarded, snapshot };
+      if (open)
+        return bookingSession(asked.request).then((shown) => conclude(asked, found, admittedBy(shown)));
+      if (room === undefined || snapshot === undefined) return conclude(asked, found, {});
+      if (snapshot.settings.bypass.length > 0) return byRules(asked, found, room, snapshot);
+      const cookie = asked.request.cookie(names.session(room));
+      const known = sessions.admitKnown(room, snapshot, cookie);
+      if (known !== undefined) return conclude(asked, found, admittedBy(known));
+      return sessions
+        .admit(room, snapshot, cookie)
+        .then((shown) => conclude(asked, found, admittedBy(shown)));
     },
   };
 };

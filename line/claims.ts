@@ -2,6 +2,7 @@
 // good: a verification costs some 200 µs, and a request would pay it each time.
 
 import type { Request } from '../kernel/http.ts';
+import { createRecent } from '../kernel/recent.ts';
 import type { UserTokens } from '../kernel/token.ts';
 import { shownUserToken, type TokenGuard } from './identify.ts';
 
@@ -13,7 +14,7 @@ export type ClaimsReader = {
 };
 
 const NONE: Claims = new Map();
-/** Two generations of this size; a token that falls out is verified again. */
+/** A token that is forgotten is verified again. */
 const TOKENS_MAX = 10_000;
 /** Of one claim: the groups of a member of staff, say. Longer lists are cut, longer texts left out. */
 const VALUES_MAX = 32;
@@ -34,29 +35,23 @@ export const createClaimsReader = (options: {
   nowMs: () => number;
 }): ClaimsReader => {
   const { users, guard, jwtCookie, nowMs } = options;
-  type Known = { claims: Claims; expiresAtMs: number };
-  let newer = new Map<string, Known>();
-  let older = new Map<string, Known>();
+  const known = createRecent<string, { claims: Claims; expiresAtMs: number }>(TOKENS_MAX);
   return {
     async of(request, names) {
       const token = users === undefined ? undefined : shownUserToken(request, jwtCookie);
       if (users === undefined || token === undefined) return NONE;
-      const known = newer.get(token) ?? older.get(token);
-      if (known !== undefined && known.expiresAtMs > nowMs() && names.every((name) => known.claims.has(name)))
-        return known.claims;
+      const kept = known.get(token);
+      if (kept !== undefined && kept.expiresAtMs > nowMs() && names.every((name) => kept.claims.has(name)))
+        return kept.claims;
       guard.before(request.address);
       const read = await users.verify(token);
       if (read === undefined) {
         guard.failed(request.address);
         return NONE;
       }
-      const claims = new Map(known?.claims);
+      const claims = new Map(kept?.claims);
       for (const name of names) claims.set(name, claimValues(read.claim(name)));
-      if (newer.size >= TOKENS_MAX) {
-        older = newer;
-        newer = new Map();
-      }
-      newer.set(token, { claims, expiresAtMs: read.expiresAtMs });
+      known.set(token, { claims, expiresAtMs: read.expiresAtMs });
       return claims;
     },
   };
