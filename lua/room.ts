@@ -158,7 +158,7 @@ export type Promoted =
   | { outcome: 'gated'; reason: string }
   | { outcome: 'idle' }
   | { outcome: 'spent'; free: number }
-  | { outcome: 'promoted'; promoted: number; parked: number; more: boolean; placeIds: string[] };
+  | { outcome: 'promoted'; promoted: number; parked: number; more: boolean };
 
 export const promote = script({
   name: 'room.promote',
@@ -179,7 +179,6 @@ export const promote = script({
           promoted: count(reply, 1),
           parked: count(reply, 2),
           more: reply[3] === 1,
-          placeIds: idsAt(reply, 4),
         };
       default:
         return { outcome: 'unknown' };

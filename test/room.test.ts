@@ -7,6 +7,7 @@ import { defaultSettings, type Settings } from '../line/settings.ts';
 import * as scripts from '../lua/room.ts';
 import { UnknownOutcome } from '../lua/script.ts';
 import { joinOne } from './support/join.ts';
+import { lastPromoted } from './support/promoted.ts';
 import { startRedis, type TestRedis } from './support/redis.ts';
 
 let server: TestRedis;
@@ -538,7 +539,8 @@ t.test(
       rejoined.outcome === 'joined' && rejoined.number > 1_000_000,
       'at the back, with a number after the gap',
     );
-    t.match(await before.promote(after, 1), { placeIds: [place('c')] });
+    t.match(await before.promote(after, 1), { promoted: 1 });
+    t.same((await lastPromoted(before.redis, before.keys)).placeIds, [place('c')]);
   },
 );
 

@@ -6,9 +6,9 @@ import { createSurveyor } from '../../dispatcher/measure.ts';
 import type { RoomId } from '../../kernel/ids.ts';
 import { createMetrics } from '../../kernel/metrics.ts';
 import type { Redis } from '../../kernel/redis.ts';
-import { parseEntry } from '../../line/entries.ts';
 import type { Settings } from '../../line/settings.ts';
 import * as scripts from '../../lua/room.ts';
+import { lastPromoted } from './promoted.ts';
 import type { random } from './random.ts';
 
 export const TICK_MS = 200;
@@ -97,17 +97,14 @@ export const runGhostSale = async (options: {
       if (done.outcome !== 'promoted') return true;
       result.examinedMost = Math.max(result.examinedMost, done.promoted + done.parked);
       result.parked += done.parked;
-      for (const placeId of done.placeIds)
+      const { placeIds, parked } = await lastPromoted(redis, keys);
+      for (const placeId of placeIds)
         if (isThere(numberIn(placeId))) called.push(placeId);
         else result.ghostsPromoted += 1;
-      if (done.parked > 0) {
-        const [last] = await redis.xrevrange(keys.entries, '+', '-', 'COUNT', 1);
-        const record = parseEntry(last?.[1] ?? []);
-        for (const placeId of record?.kind === 'promoted' ? record.parked : []) {
-          if (!isThere(numberIn(placeId))) continue;
-          returning.add(placeId);
-          result.peopleParked += 1;
-        }
+      for (const placeId of parked) {
+        if (!isThere(numberIn(placeId))) continue;
+        returning.add(placeId);
+        result.peopleParked += 1;
       }
       if (!done.more) return true;
     }

@@ -14,6 +14,7 @@ import { parseEntry } from '../../line/entries.ts';
 import { defaultSettings } from '../../line/settings.ts';
 import * as scripts from '../../lua/room.ts';
 import { LineModel, type ModelPlace } from './line-model.ts';
+import { lastPromoted } from './promoted.ts';
 import { random } from './random.ts';
 
 const PEOPLE = 12;
@@ -172,13 +173,11 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
       const said = done.outcome === 'gated' ? `gated ${done.reason}` : done.outcome;
       return [said, model.promote(promoteMax, examineMax, nowMs)];
     }
-    const [last] = await redis.xrevrange(keys.entries, '+', '-', 'COUNT', 1);
-    const entry = parseEntry(last?.[1] ?? []);
-    const drawn = entry?.kind === 'promoted' ? [...done.placeIds, ...entry.parked] : done.placeIds;
-    const due = model.promote(promoteMax, examineMax, nowMs, drawn);
+    const { placeIds, parked } = await lastPromoted(redis, keys);
+    const due = model.promote(promoteMax, examineMax, nowMs, [...placeIds, ...parked]);
     if (model.occupied() > Math.max(occupied, settings.totalActiveUsers))
       throw new Error(`${model.occupied()} inside, the cap is ${settings.totalActiveUsers}`);
-    return [`promoted ${done.promoted} ${done.parked} ${done.placeIds.join(',')}`, due];
+    return [`promoted ${done.promoted} ${done.parked} ${placeIds.join(',')}`, due];
   };
 
   /** One operation with what it needs drawn beforehand, so that it can run again later just as it was. */

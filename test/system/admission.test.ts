@@ -18,6 +18,7 @@ import {
   readEntries,
   readStanding,
 } from '../support/line-watch.ts';
+import { lastPromoted } from '../support/promoted.ts';
 import { random } from '../support/random.ts';
 import { startRedis, type TestRedis } from '../support/redis.ts';
 
@@ -391,7 +392,10 @@ t.test('Q24: a promotion that is sent again has its effect once', async (t) => {
         const done = await scripts.promote.run(redis, again.keys, ask);
         repeats += 1;
         if (done.outcome === 'promoted')
-          t.fail(`the second call let in ${done.placeIds.join(' ')}`, { first });
+          t.fail(`the second call let in ${done.promoted}`, {
+            first,
+            ...(await lastPromoted(redis, again.keys)),
+          });
       }
       const [one, two] = await Promise.all(
         [once, again].map(({ keys }) => redis.zrange(keys.promoted, '0', '-1', 'WITHSCORES')),
