@@ -29,6 +29,8 @@ const CONNECTIONS = 256;
 /** Calls of a script that take longer are kept by Redis with their time; single commands are faster. */
 const SLOW_MICROS = 30;
 const SLOW_KEPT_MAX = 100_000;
+/** redis-benchmark reads its range with atoi: what is larger becomes 0, and then every id is the same one. */
+const TOOL_RANGE = 2 ** 31 - 1;
 const names = {
   floor: 'floor: POST',
   naive: 'naive: ZADD and ZRANK',
@@ -55,20 +57,25 @@ const runTool = (file: string, words: readonly string[]): Promise<void> =>
 
 /**
  * One slice of redis-benchmark on room.join. The tool puts twelve random digits where it sees `__rand_int__`, so
- * every visitor of every call is new. It cannot be told a time, so the number of calls follows the last slice.
+ * nearly every visitor is new; that the line grew by so many is checked. The tool cannot be told a time, so the
+ * number of calls follows the last slice.
  */
 const toolSlice = (redis: BenchRedis, room: BenchRoom, micros: number[]) => {
   const ids = Array.from({ length: JOIN_BATCH }, () => 'AAAA__rand_int__');
   let callsPerSecond = 200;
   return async ({ seconds }: { seconds: number }): Promise<Slice> => {
     const calls = Math.ceil(callsPerSecond * seconds);
+    const lengthBefore = Number(await redis.wire.ask(['ZCARD', room.key('line')]));
     const [cpuBefore, before] = [cpuSecondsOf(redis.pid), await commandStat(redis.wire, 'evalsha')];
     const begun = performance.now();
-    const words = ['-p', String(redis.port), '-c', '4', '-n', String(calls), '-r', '1000000000000', '-q'];
+    const words = ['-p', String(redis.port), '-c', '4', '-n', String(calls), '-r', String(TOOL_RANGE), '-q'];
     await runTool('redis-benchmark', [...words, ...room.joinCall(ids).map(String)]);
     const took = (performance.now() - begun) / 1000;
     const after = await commandStat(redis.wire, 'evalsha');
     const joins = calls * JOIN_BATCH;
+    const grown = Number(await redis.wire.ask(['ZCARD', room.key('line')])) - lengthBefore;
+    if (grown < 0.99 * joins)
+      throw new Error(`redis-benchmark: ${joins} joins made the line ${grown} longer`);
     callsPerSecond = calls / took;
     micros.push((after.micros - before.micros) / joins);
     return {

@@ -111,7 +111,7 @@ export const createRoom = async (
     async join(from, count) {
       const take = (reply: Reply): void => {
         const [word, , outcomes] = outcomeOf(reply);
-        const joined = Array.isArray(outcomes) && outcomes.every((one) => one[0] === 'joined');
+        const joined = Array.isArray(outcomes) && outcomes.every((one) => typeof one === 'number');
         if (word !== 'answered' || !joined)
           throw new Error(`room.join answered ${JSON.stringify(reply).slice(0, 200)}`);
       };

@@ -67,8 +67,10 @@ export type JoinOutcome =
   | ({ outcome: 'joined' } & HeldPlace);
 export type Joined = Unknown | OtherSale | { outcome: 'answered'; each: JoinOutcome[] };
 
-/** `at` is one outcome of join: its word, then what the header of join.lua says follows it. */
-const joinOutcome = (at: Reply, epoch: number): JoinOutcome => {
+/** `at` is one outcome of join: its word and what the header of join.lua says follows it, or a number alone. */
+const joinOutcome = (at: Reply | number, epoch: number): JoinOutcome => {
+  if (typeof at === 'number')
+    return { outcome: 'joined', state: 'waiting', number: at, score: at, untilMs: 0, epoch, missed: false };
   const [word] = at;
   switch (word) {
     case 'held':
@@ -107,8 +109,8 @@ export const join = script({
         return { outcome: 'otherSale', sale: count(reply, 1) };
       case 'answered': {
         const epoch = count(reply, 1);
-        // The script answers a list of lists here, each with a word at its head.
-        const each = (reply[2] as Reply[]).map((at) => joinOutcome(at, epoch));
+        // The script answers a list here, of numbers and of lists with a word at their head.
+        const each = (reply[2] as (Reply | number)[]).map((at) => joinOutcome(at, epoch));
         return { outcome: 'answered', each };
       }
       default:

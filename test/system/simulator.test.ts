@@ -40,8 +40,8 @@ const defects: Defect[] = [
   {
     what: 'a join does not see parked places',
     script: 'join',
-    is: 'local stands = line[i] or parked[i]',
-    becomes: 'local stands = line[i]',
+    is: 'line[i] or parked[i]',
+    becomes: 'line[i]',
   },
   {
     what: 'a second miss parks again',
