@@ -19,6 +19,8 @@ import type { Snapshot } from '../line/snapshot.ts';
 import { reconcile, recover, roomKeys } from '../lua/room.ts';
 
 const CHECK_EVERY_MS = 1000;
+/** By recover.lua: more than anybody can have been given since what is remembered was measured. */
+const NUMBERS_SKIPPED = 1_000_000;
 /**
  * A failover loses about a second, and the last snapshot is a second old when it comes. Data that is behind by more
  * was restored from somewhere: whoever was promoted meanwhile needs the whole recovery time to come back.
@@ -145,6 +147,14 @@ export const createReplication = (options: {
       });
       await redis.sadd(roomsKey, room);
       if (done.outcome !== 'recovered') return;
+      // Were the data lost once more before the next snapshot, the numbers skipped now must not be given again.
+      memories.set(room, {
+        ...memory,
+        sale: row.settings.sale,
+        epoch: done.epoch,
+        head: ofThisSale ? memory.head : HEAD_AT_START,
+        nextNumber: (ofThisSale ? memory.nextNumber : 0) + NUMBERS_SKIPPED,
+      });
       metrics.inc('recoveries_total', { room, reason: 'lost' });
       log.warn('room-recovered', { room, reason: 'lost', head: memory.head, untilMs: done.untilMs });
     },

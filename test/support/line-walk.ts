@@ -328,6 +328,8 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
         });
         version += 1;
         model.recover(memory, nowMs, RECOVERY_SECONDS);
+        // Whoever recovers a room remembers it as it now is.
+        memory = { head: memory.head, number: model.number };
         return [`${gone} ${done.outcome}`, 'unknown recovered'];
       }
       case 'suspend':
