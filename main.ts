@@ -2,7 +2,7 @@
 // stops them in reverse. The gateway starts last and stops first, so that nobody is let in to something that is
 // not there. Everything a part needs is handed to it here.
 
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createAdmin, ensureFirstOperator } from './admin/admin.ts';
 import { createBookingCore, seedEvent } from './booking-core/booking-core.ts';
@@ -16,9 +16,8 @@ import { createDispatcher } from './dispatcher/dispatcher.ts';
 import { createLedgerWriter } from './dispatcher/ledger.ts';
 import { createGateway } from './gateway/gateway.ts';
 import { createJudge } from './gateway/judging.ts';
-import { createLimits } from './gateway/limits.ts';
+import { createLimits, tollOf } from './gateway/limits.ts';
 import { securityHeaders } from './gateway/security-headers.ts';
-import { createTokenGuard } from './gateway/token-guard.ts';
 import { systemClock } from './kernel/clock.ts';
 import { type Config, ConfigFault, readConfig } from './kernel/config.ts';
 import { withCors } from './kernel/cors.ts';
@@ -32,11 +31,13 @@ import { startEmbeddedRedis } from './kernel/redis-server.ts';
 import { withoutSecret } from './kernel/redis-url.ts';
 import type { Role, RoleName } from './kernel/role.ts';
 import { createSql, type Sql } from './kernel/sql.ts';
-import { createTokens, createUserTokens, loadKeys, parseKeys } from './kernel/token.ts';
+import { createTokens, loadKeys, parseKeys } from './kernel/token.ts';
+import { openUserTokens } from './kernel/user-token.ts';
 import { createClaimsReader } from './line/claims.ts';
 import { createIdentifier } from './line/identify.ts';
 import { createRoomStore, ensureRoom, type RoomStore, syncRooms } from './line/rooms.ts';
 import { defaultSettings } from './line/settings.ts';
+import { createUsers } from './line/users.ts';
 import { createView } from './line/view.ts';
 import { cookieNames } from './line/visitor.ts';
 
@@ -222,17 +223,22 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
         observer: (seen) => metrics.observer('request_seconds', seen),
       });
       const server = withCors(plain, { origins: config.allowedOrigins, prefix: '/v1/rooms/' });
-      const users = await userTokens(config);
-      const guard = createTokenGuard({ config, clock, metrics });
+      const limits = createLimits({ config, redis, clock, metrics });
+      const nowMs = (): number => view.redisNowMs();
+      const userTokens = await openUserTokens({ config, log, clock, metrics });
+      const users =
+        userTokens === undefined
+          ? undefined
+          : createUsers({
+              tokens: userTokens,
+              cookie: config.jwtCookie,
+              tokensMax: config.userTokensMax,
+              toll: tollOf(limits),
+              ...{ nowMs, metrics },
+            });
       const identifier = createIdentifier({
-        redis,
-        tokens,
-        users,
-        guard,
-        names,
-        jwtCookie: config.jwtCookie,
+        ...{ redis, tokens, users, names, nowMs },
         visitorDays: config.visitorDays,
-        nowMs: () => view.redisNowMs(),
       });
       if (has('broker'))
         started(
@@ -249,7 +255,6 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
           }),
         );
       if (has('gateway')) {
-        const limits = createLimits({ config, redis, clock, metrics });
         const judge = createJudge({ config, redis, rules: createRuleBook({ log }), clock, log, metrics });
         started(
           createGateway({
@@ -263,12 +268,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
             names,
             limits,
             judge,
-            claims: createClaimsReader({
-              users,
-              guard,
-              jwtCookie: config.jwtCookie,
-              nowMs: () => view.redisNowMs(),
-            }),
+            claims: createClaimsReader(users),
             fetcher,
             publicUrl,
             bookingUrl,
@@ -292,18 +292,6 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
     await stopAll();
     throw error;
   }
-};
-
-const userTokens = async (config: Config) => {
-  const { jwksUrl, jwksFile, jwtIssuer: issuer, jwtAudience: audience } = config;
-  if (jwksUrl !== '') return createUserTokens({ jwks: { url: jwksUrl }, issuer, audience });
-  if (jwksFile !== '')
-    return createUserTokens({
-      jwks: { keys: JSON.parse(await readFile(jwksFile, 'utf8')) },
-      issuer,
-      audience,
-    });
-  return undefined;
 };
 
 const main = async (): Promise<void> => {

@@ -23,8 +23,6 @@ import { addRoutes, createHolding } from './routes.ts';
 import { createSeatFeed } from './seat-feed.ts';
 import { createSettlement } from './settle.ts';
 
-const SANDBOX_SECRET_DEFAULT = 'sandbox-only';
-
 const migrateBooking = (sql: Sql) =>
   migrate(sql, { name: 'booking-core', folder: new URL('./sql/', import.meta.url) });
 
@@ -49,8 +47,6 @@ export const createBookingCore = async (options: {
 }): Promise<Role> => {
   const { config, sql, redis, tokens, metrics, fetcher } = options;
   const log = options.log.with({ role: 'booking-core' });
-  if (config.environment === 'production' && config.sandboxSecret === SANDBOX_SECRET_DEFAULT)
-    throw new Error('ANTEROOM_SANDBOX_SECRET must be set in production: its default is public.');
   await migrateBooking(sql);
 
   const inventory = createInventory(sql);

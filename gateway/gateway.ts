@@ -187,8 +187,12 @@ export const createGateway = (options: GatewayOptions): Role => {
       : [sessionCookie(names, session, cookie, view.redisNowMs())];
 
   /** Who asks, for the origin and for the browser. Someone without a visitor cookie is given one. */
-  const identityOf = async (request: Request, session: Session | undefined, cookie: string | undefined) => {
-    const shown = await identifier.visitorOf(request);
+  const identityOf = async (
+    request: Request,
+    asked: { session: Session | undefined; cookie: string | undefined; isOurOwn: boolean },
+  ) => {
+    const { session, cookie, isOurOwn } = asked;
+    const shown = await identifier.visitorOf(request, { foreignTokens: !isOurOwn });
     const visitorId = shown ?? newVisitor();
     const setCookies = sessionHeaders(session, cookie);
     if (shown === undefined)
@@ -231,6 +235,7 @@ export const createGateway = (options: GatewayOptions): Role => {
       case 'proxy': {
         const { to, snapshot, session, prefix } = decision;
         const strip = snapshot?.settings.stripPrefix === true ? prefix : '';
+        const isOurOwn = to === 'booking-core' || snapshot?.settings.origin === 'booking-core';
         const done = await proxy({
           request,
           origin: originOf(to, snapshot),
@@ -238,7 +243,7 @@ export const createGateway = (options: GatewayOptions): Role => {
           // Whatever is let by a rule is nobody's visit: it shows no one, and is given nothing.
           ...(to === 'default' || decision.bypass !== undefined
             ? { context: [], setCookies: [] }
-            : await identityOf(request, session, decision.cookie)),
+            : await identityOf(request, { session, cookie: decision.cookie, isOurOwn })),
           proto,
           timeoutMs: config.originTimeoutMs,
         });

@@ -19,17 +19,18 @@ import type { RoomId } from '../kernel/ids.ts';
 import { limitKey } from '../kernel/keys.ts';
 import type { Metrics } from '../kernel/metrics.ts';
 import type { Redis } from '../kernel/redis.ts';
+import type { Toll } from '../line/users.ts';
 import { type Bucket, type Buckets, bucketOf, type Taken, takeAll } from '../lua/limit.ts';
 import { createRoomLimit } from './room-limit.ts';
 
 /** Which limit refused: what a client is told, by name. */
-export type LimitName = 'address' | 'visitor' | 'room' | 'tokens';
+export type LimitName = 'address' | 'visitor' | 'room';
 export type LimitOutcome =
   | { outcome: 'taken' }
   | { outcome: 'refused'; retryAfterMs: number; limit: LimitName };
 type Refused = Extract<LimitOutcome, { outcome: 'refused' }>;
 
-/** `cost` is in requests, at least 1. */
+/** `cost` is in requests, at least 1; the local limit also takes less than none, which gives back. */
 export type LimitedRequest = { address: string; visitorId?: string; cost: number };
 
 /** What each kind of request costs. A token that fails has cost a signature's check, or was a guess. */
@@ -209,7 +210,6 @@ export const createLimits = (options: {
     address: addressBucket,
     visitor: visitorBucket,
     room: roomBucket,
-    tokens: addressBucket,
   };
   const debts = createDebts((addressBucket.periodMicros / 1000) * addressBucket.burst);
 
@@ -295,3 +295,11 @@ export const createLimits = (options: {
     stop: () => roomLimit.stop(),
   };
 };
+
+/** What an address pays for showing tokens that are not known, from the local limit alone. */
+export const tollOf =
+  (limits: Limits): Toll =>
+  ({ address }, cost) => {
+    const taken = limits.shed({ address, cost });
+    if (taken.outcome === 'refused') throw limits.refusal(taken);
+  };

@@ -1,6 +1,7 @@
 // The waiting page and the form for those without JavaScript. Joining is always a POST: opening the page, a
 // prefetch or a HEAD changes nothing. Errors of a browser's page load are answered in the page's own style.
 
+import { challenge } from '../kernel/answer.ts';
 import { errorTable, Refusal, retryAfterSecondsOf, statusOf } from '../kernel/errors.ts';
 import type { Answer, Handler, Request, Server, Stream } from '../kernel/http.ts';
 import { type RoomId, shortened } from '../kernel/ids.ts';
@@ -111,6 +112,8 @@ export const createPageRoutes = (options: {
           'room-closed',
           'token-missing',
           'token-invalid',
+          'token-expired',
+          'sign-in-unavailable',
           'too-many-requests',
           'room-recovering',
           'unavailable',
@@ -172,6 +175,7 @@ export const createPageRoutes = (options: {
           status: statusOf(error.code),
           headers: [
             ...HTML,
+            ...challenge(error.code),
             ...(retry === undefined ? [] : [['retry-after', String(retry)] as const]),
             ...error.headers,
           ],

@@ -20,6 +20,19 @@ export const json = (status: number, value: unknown, headers: HeaderList = []): 
   body: JSON.stringify(value),
 });
 
+/**
+ * What a 401 says in `WWW-Authenticate`: the scheme it wants (RFC 9110, section 11.6.1), and what is wrong with a token
+ * that was shown; where none was, no error is named (RFC 6750, section 3.1).
+ */
+export const challenge = (code: ErrorCode): HeaderList => {
+  if (statusOf(code) !== 401) return [];
+  const shown =
+    code === 'token-expired' ? 'expired' : code === 'token-missing' ? undefined : 'not valid here';
+  const error =
+    shown === undefined ? '' : ` error="invalid_token", error_description="The token is ${shown}"`;
+  return [['www-authenticate', `Bearer${error}`]];
+};
+
 /** A refusal as an answer (RFC 9457), for routes that add headers of their own; else throw a Refusal. */
 export const problem = (
   code: ErrorCode,
@@ -33,8 +46,7 @@ export const problem = (
       ['content-type', 'application/problem+json'],
       ['cache-control', 'no-store'],
       ...(retryAfterSeconds === undefined ? [] : [['retry-after', String(retryAfterSeconds)] as const]),
-      // RFC 9110 section 11.6.1: a 401 names the scheme it wants.
-      ...(status === 401 ? [['www-authenticate', 'Bearer'] as const] : []),
+      ...challenge(code),
       ...(options.headers ?? []),
     ],
     body: JSON.stringify(problemOf(code, options)),

@@ -3,6 +3,8 @@
 
 import { createNetworks } from './address.ts';
 import { isWebOrigin } from './cors.ts';
+import { KEY_TYPES } from './key-ring.ts';
+import { looksDrawn, parseKeys } from './master-keys.ts';
 import { parseRedisPlace } from './redis-url.ts';
 import { type RoleName, roleNames } from './role.ts';
 
@@ -37,7 +39,7 @@ export const configTable = {
     unit: 'word',
     default: 'development',
     choices: ['development', 'production'],
-    says: 'In production the process refuses generated keys and the embedded stores unless they are asked for.',
+    says: 'In production the process does not start without keys and a public address of its own, or with secrets that are public.',
   },
   logLevel: {
     kind: 'choice',
@@ -170,13 +172,55 @@ export const configTable = {
   keys: text(
     'ANTEROOM_KEYS',
     '',
-    'Master keys, `kid:base64url(32 bytes)` separated by commas, newest first; the same for all processes.',
+    'Master keys, `kid:base64url(32 bytes)` separated by commas: the first signs, all verify, `root` derives what never moves; the same for all processes.',
     { secret: true },
   ),
-  jwksUrl: text('ANTEROOM_USER_JWKS_URL', '', 'Public keys of the user JWTs of your site.'),
-  jwksFile: text('ANTEROOM_USER_JWKS_FILE', '', 'The same, as a file.'),
+  jwksUrl: text(
+    'ANTEROOM_USER_JWKS_URL',
+    '',
+    'Public keys of the user JWTs of your site (a JWK set); https in production, but for a loopback address.',
+  ),
+  jwksFile: text(
+    'ANTEROOM_USER_JWKS_FILE',
+    '',
+    'The same, as a file; it is read again when it is older than 10 s.',
+  ),
+  jwksRefreshSeconds: integer(
+    'ANTEROOM_USER_JWKS_REFRESH_SECONDS',
+    's',
+    600,
+    10,
+    86_400,
+    'How long a key that is taken out of the set at the URL may still be honoured.',
+  ),
   jwtIssuer: text('ANTEROOM_USER_JWT_ISSUER', '', 'The `iss` a user JWT must carry.'),
-  jwtAudience: text('ANTEROOM_USER_JWT_AUDIENCE', '', 'The `aud` a user JWT must carry.'),
+  jwtAudience: text('ANTEROOM_USER_JWT_AUDIENCE', '', 'The `aud` a user JWT must carry, alone or in a list.'),
+  jwtTyp: text(
+    'ANTEROOM_USER_JWT_TYP',
+    'JWT',
+    'The `typ` a user JWT must carry in its header: `JWT` (or none at all, which means the same), `at+jwt` for access tokens of RFC 9068, or your own.',
+  ),
+  jwtAlgorithms: list(
+    'ANTEROOM_USER_JWT_ALGORITHMS',
+    ['ES256', 'EdDSA', 'RS256', 'PS256'],
+    `The \`alg\` a user JWT may carry, of ${Object.keys(KEY_TYPES).join(', ')}.`,
+  ),
+  jwtAgeSeconds: integer(
+    'ANTEROOM_USER_JWT_AGE_SECONDS',
+    's',
+    604_800,
+    60,
+    31_536_000,
+    'How old a user JWT may be by its `iat`, whatever its `exp` says.',
+  ),
+  userTokensMax: integer(
+    'ANTEROOM_USER_TOKENS_MAX',
+    'tokens',
+    200_000,
+    2,
+    10_000_000,
+    'User JWTs a process remembers as verified, so that each is verified once; some 250 bytes each.',
+  ),
   jwtCookie: text(
     'ANTEROOM_USER_JWT_COOKIE',
     '',
@@ -471,6 +515,36 @@ const readRow = (row: Row, given: string | undefined, faults: string[]): unknown
   }
 };
 
+/** Where the customer's user JWTs are concerned. */
+const userTokenFaults = (read: Record<string, unknown>): string[] => {
+  const { jwksUrl, jwksFile, jwtIssuer, jwtAudience, jwtTyp, jwtAlgorithms } = read;
+  const faults: string[] = [];
+  if (jwksUrl === '' && jwksFile === '') return faults;
+  if (jwksUrl !== '' && jwksFile !== '')
+    faults.push('ANTEROOM_USER_JWKS_URL and ANTEROOM_USER_JWKS_FILE are one or the other');
+  if (jwtIssuer === '' || jwtAudience === '')
+    faults.push('ANTEROOM_USER_JWT_ISSUER and ANTEROOM_USER_JWT_AUDIENCE are needed with a JWKS');
+  if (!/^[\w.+-]{1,60}$/.test(String(jwtTyp)))
+    faults.push('ANTEROOM_USER_JWT_TYP must be a media type without its `application/`');
+  // A list of text by its row; the algorithms without a public key (HS256, none) are unknown here.
+  const algorithms = jwtAlgorithms as readonly string[];
+  if (algorithms.length === 0 || !algorithms.every((alg) => Object.hasOwn(KEY_TYPES, alg)))
+    faults.push(`ANTEROOM_USER_JWT_ALGORITHMS must be of ${Object.keys(KEY_TYPES).join(', ')}`);
+  if (jwksUrl !== '') {
+    const url = URL.canParse(String(jwksUrl)) ? new URL(String(jwksUrl)) : undefined;
+    const isLoopback = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/.test(url?.hostname ?? '');
+    if (url === undefined || !['http:', 'https:'].includes(url.protocol))
+      faults.push('ANTEROOM_USER_JWKS_URL must be an http or https address');
+    else if (url.username !== '' || url.password !== '')
+      faults.push('ANTEROOM_USER_JWKS_URL must not carry a user or a password');
+    else if (read.environment === 'production' && url.protocol === 'http:' && !isLoopback)
+      faults.push(
+        'ANTEROOM_USER_JWKS_URL must be https in production: whoever is on the way could put in keys',
+      );
+  }
+  return faults;
+};
+
 /** Reads the table from an environment. Throws ConfigFault with every fault at once; values are never quoted. */
 export const readConfig = (environment: Record<string, string | undefined>): Config => {
   const faults: string[] = [];
@@ -484,8 +558,7 @@ export const readConfig = (environment: Record<string, string | undefined>): Con
   for (const role of read.roles as string[])
     if (!roleNames.some((name) => name === role))
       faults.push(`ANTEROOM_ROLES has an unknown role; the roles are ${roleNames.join(', ')}`);
-  if ((read.jwksUrl !== '' || read.jwksFile !== '') && (read.jwtIssuer === '' || read.jwtAudience === ''))
-    faults.push('ANTEROOM_USER_JWT_ISSUER and ANTEROOM_USER_JWT_AUDIENCE are needed with a JWKS');
+  faults.push(...userTokenFaults(read));
   if (typeof read.redisUrl === 'string' && read.redisUrl !== '') {
     const place = parseRedisPlace(read.redisUrl);
     if (place.outcome === 'fault') faults.push(`ANTEROOM_REDIS_URL ${place.says}`);
@@ -503,7 +576,14 @@ export const readConfig = (environment: Record<string, string | undefined>): Con
     faults.push('ANTEROOM_TRUSTED_PROXIES must be addresses or prefixes such as 10.0.0.0/8 or 2001:db8::/32');
   }
   if (read.environment === 'production') {
+    const keys = parseKeys(String(read.keys));
     if (read.keys === '') faults.push('ANTEROOM_KEYS is needed in production; make some with `npm run keys`');
+    else if (keys === undefined) faults.push('ANTEROOM_KEYS is malformed; make some with `npm run keys`');
+    else if (!keys.every(looksDrawn))
+      faults.push('ANTEROOM_KEYS was not drawn at random; make some with `npm run keys`');
+    const sandbox = configTable.sandboxSecret.default;
+    if (read.sandboxSecret === sandbox && (read.roles as string[]).includes('booking-core'))
+      faults.push('ANTEROOM_SANDBOX_SECRET must be set in production: its default is public');
     if (read.publicUrl === '') faults.push('ANTEROOM_PUBLIC_URL is needed in production');
   }
   if (faults.length > 0) throw new ConfigFault(faults);

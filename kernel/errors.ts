@@ -24,7 +24,12 @@ export const errorTable = {
   // Who the caller is
   'token-invalid': [401, 'The token is not valid here. Sign in again.'],
   'token-missing': [401, 'Sign in first: send an `Authorization: Bearer` header.'],
-  'token-expired': [401, 'The token has expired. Ask whoever runs this waiting room for a new one.'],
+  'token-expired': [401, 'The token has expired. Sign in again, or ask its issuer for a new one.'],
+  'sign-in-unavailable': [
+    503,
+    'It cannot be checked for a moment who you are. Your place is safe; this will be tried again.',
+    5,
+  ],
   'token-other-room': [403, 'This token is for another room. Use one made for this room.'],
   'role-missing': [403, 'Your role does not allow this.'],
   'not-yours': [403, 'This belongs to someone else.'],

@@ -37,7 +37,7 @@ export const metricTable = {
   verdicts_total: { kind: 'counter', help: 'Verdicts on joins.', labels: ['room', 'verdict'] },
   limited_total: {
     kind: 'counter',
-    help: 'Requests refused by a limit: a local one, one shared through Redis (of a visitor, an address, the joins of a room), or that of tokens that fail.',
+    help: 'Requests refused by a limit: a local one, one shared through Redis (of a visitor, an address, the joins of a room).',
     labels: ['by'],
   },
   limits_local_total: {
@@ -49,6 +49,16 @@ export const metricTable = {
     kind: 'counter',
     help: 'Requests that passed a room without a session, by the rule of its settings that let them.',
     labels: ['room', 'rule'],
+  },
+  user_tokens_total: {
+    kind: 'counter',
+    help: 'User JWTs by outcome; `known` is one that had been verified before.',
+    labels: ['outcome'],
+  },
+  user_keys_total: {
+    kind: 'counter',
+    help: 'Looks at the public keys of user JWTs, by outcome.',
+    labels: ['outcome'],
   },
   proxied_total: { kind: 'counter', help: 'Requests passed to an origin.', labels: ['outcome'] },
   restored_total: {
@@ -147,10 +157,11 @@ const labelValues: Record<string, readonly string[] | number> = {
     ...['unknown', 'otherSale', 'held', 'recovering', 'closed', 'notOpen', 'full', 'joined'],
     ...['finished', 'active', 'notPromoted', 'claimed', 'ok', 'error', 'done', 'failed'],
     ...['repeated', 'rebuilding', 'conflict', 'ended', 'limit', 'none', 'taken'],
+    ...['verified', 'known', 'invalid', 'unavailable', 'refused', 'overloaded'],
     ...['late', 'paying', 'paid', 'declined', 'expired', 'refunding', 'refunded', 'cancelled'],
   ],
   verdict: ['allow', 'challenge', 'tarpit', 'block'],
-  by: ['local', 'visitor', 'address', 'room', 'tokens'],
+  by: ['local', 'visitor', 'address', 'room'],
   type: ['position', 'state', 'promoted', 'notice', 'ended'],
   state: ['waiting', 'parked', 'withheld', 'promoted', 'active'],
   reason: ['lost', 'failover', 'older'],

@@ -1,32 +1,28 @@
 // Everything we sign. Compact tokens are HMACs that a gateway checks in a microsecond; passes are JWTs that any
 // origin can check with a standard library. Each kind has a key of its own, derived from the master key, so a
-// token of one kind is never accepted as another. Several master keys may be known at once: the newest signs,
-// all verify, and rotating them loses nobody's place.
+// token of one kind is never accepted as another. Several master keys may be known at once: the first signs, all
+// verify, and what must not move comes from the root (kernel/master-keys.ts), so rotating them loses nobody's place.
 //
 //   compact = kid "." base64url(JSON array of fields) "." base64url(first 16 bytes of HMAC-SHA-256)
 //
-// The MAC covers the kind, the kid and the payload. jose is imported here and nowhere else.
+// The MAC covers the kind, the kid and the payload as they are spelt, and is itself accepted in one spelling only, so
+// one token is one text. jose is imported here and, for the user tokens of the customer, in kernel/user-token.ts.
 
-import {
-  createHash,
-  createPrivateKey,
-  createPublicKey,
-  hkdfSync,
-  randomBytes,
-  timingSafeEqual,
-} from 'node:crypto';
-import { readFile, writeFile } from 'node:fs/promises';
+import { createHash, createPrivateKey, createPublicKey, hkdfSync, timingSafeEqual } from 'node:crypto';
 import {
   calculateJwkThumbprint,
   createLocalJWKSet,
-  createRemoteJWKSet,
   errors,
   exportJWK,
   type JWK,
   jwtVerify,
   SignJWT,
 } from 'jose';
+import { readJws } from './jws.ts';
 import { createMac, type Mac } from './mac.ts';
+import { type MasterKey, ROOT_KID, rootOf, signingKeys } from './master-keys.ts';
+
+export { generateKey, generateKeys, loadKeys, parseKeys } from './master-keys.ts';
 
 export type TokenKind =
   | 'visitor'
@@ -38,40 +34,14 @@ export type TokenKind =
   | 'service'
   | 'operator-csrf';
 
-type MasterKey = { kid: string; secret: Buffer };
 export type Field = string | number;
 
 const TOKEN_CHARS_MAX = 400;
 const MAC_BYTES = 16;
-
-/** Parses `kid:base64url,…`; answers undefined if any is malformed, shorter than 32 bytes or repeated. */
-export const parseKeys = (text: string): MasterKey[] | undefined => {
-  const keys: MasterKey[] = [];
-  for (const part of text.split(',')) {
-    const match = /^([a-z0-9]{1,8}):([A-Za-z0-9_-]{43,})$/.exec(part.trim());
-    if (match === null) return undefined;
-    const kid = match[1]!;
-    if (keys.some((key) => key.kid === kid)) return undefined;
-    keys.push({ kid, secret: Buffer.from(match[2]!, 'base64url') });
-  }
-  return keys;
-};
-
-/** The keys of a data folder; made on the first start, readable by their owner only. */
-export const loadKeys = async (file: string): Promise<string> => {
-  try {
-    return (await readFile(file, 'utf8')).trim();
-  } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
-    const keys = generateKey();
-    await writeFile(file, `${keys}\n`, { mode: 0o600, flag: 'wx' });
-    return keys;
-  }
-};
-
-/** A new master key in the form parseKeys takes. */
-export const generateKey = (kid: string = randomBytes(3).toString('hex')): string =>
-  `${kid}:${randomBytes(32).toString('base64url')}`;
+/** 16 bytes in base64url. */
+const MAC_CHARS = 22;
+/** A pass has some 450 characters, a head some 400. */
+const JWS_CHARS_MAX = 2000;
 
 export type Pass = { sale: number; placeId: string; number: number; serial: number; sessionId: string };
 export type PassRead = ({ outcome: 'valid' } & Pass) | { outcome: 'expired' } | { outcome: 'invalid' };
@@ -80,7 +50,7 @@ export type Tokens = {
   sign(kind: TokenKind, fields: readonly Field[]): string;
   /** The fields, if the token is whole, of this kind and signed with a known key; never throws. */
   verify(kind: TokenKind, token: string): Field[] | undefined;
-  /** 32 secret bytes for a purpose (place salt, draw), from the oldest key, so that rotation does not move them. */
+  /** 32 secret bytes for a purpose (place salt, draw), from the root, so that rotation does not move them. */
   derive(purpose: string): Buffer;
   signPass(claims: {
     room: string;
@@ -124,10 +94,11 @@ const ed25519 = (seed: Buffer) =>
 
 /** `issuer` is the public address; it stands in `iss` of every pass. */
 export const createTokens = (options: { keys: readonly MasterKey[]; issuer: string }): Tokens => {
-  const { keys, issuer } = options;
+  const { issuer } = options;
+  const keys = signingKeys(options.keys);
   const newest = keys[0];
-  const oldest = keys[keys.length - 1];
-  if (newest === undefined || oldest === undefined) throw new Error('createTokens needs at least one key');
+  const root = rootOf(options.keys);
+  if (newest === undefined || root === undefined) throw new Error('createTokens needs at least one key');
 
   const derived = new Map<string, Buffer>();
   const keyFor = (key: MasterKey, purpose: string): Buffer => {
@@ -150,14 +121,16 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
     }
     return mac(`${kind}.${signed}`);
   };
-  const pairsFor = (purpose: string, suffix = '') =>
-    keys.map((key) => {
-      const privateKey = ed25519(keyFor(key, purpose));
-      return { kid: key.kid + suffix, privateKey, publicKey: createPublicKey(privateKey) };
-    });
-  const passKeys = pairsFor('pass');
-  // A key of their own and a kid of their own: whoever checks passes never meets a head under the same name.
-  const ledgerKeys = pairsFor('ledger', '-ledger');
+  const pairFor = (key: MasterKey, purpose: string, suffix = '') => {
+    const privateKey = ed25519(keyFor(key, purpose));
+    return { kid: key.kid + suffix, privateKey, publicKey: createPublicKey(privateKey) };
+  };
+  const passKeys = keys.map((key) => pairFor(key, 'pass'));
+  // A key of their own and a kid of their own: whoever checks passes never meets a head under the same name. Heads are
+  // checked years later, so the root signs them, where there is one; those of before are checked with the others.
+  const ledgerKeys = [...(root.kid === ROOT_KID ? [root] : []), ...keys].map((key) =>
+    pairFor(key, 'ledger', '-ledger'),
+  );
 
   return {
     sign(kind, fields) {
@@ -171,9 +144,14 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
       if (first <= 0 || last <= first) return undefined;
       const key = keys.find((candidate) => candidate.kid === token.slice(0, first));
       if (key === undefined) return undefined;
-      const given = Buffer.from(token.slice(last + 1), 'base64url');
-      const expected = macOf(key, kind, token.slice(0, last)).subarray(0, MAC_BYTES);
-      if (given.length !== MAC_BYTES || !timingSafeEqual(given, expected)) return undefined;
+      // Compared as text: decoders also take padding, white space and spare bits, and one token would have many names.
+      if (token.length - last - 1 !== MAC_CHARS) return undefined;
+      const given = Buffer.from(token.slice(last + 1), 'utf8');
+      const expected = Buffer.from(
+        macOf(key, kind, token.slice(0, last)).subarray(0, MAC_BYTES).toString('base64url'),
+        'latin1',
+      );
+      if (given.length !== MAC_CHARS || !timingSafeEqual(given, expected)) return undefined;
       try {
         const fields: unknown = JSON.parse(
           Buffer.from(token.slice(first + 1, last), 'base64url').toString('utf8'),
@@ -186,7 +164,7 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
         return undefined; // Signed by us but not JSON: cannot happen, and is no token either way.
       }
     },
-    derive: (purpose) => keyFor(oldest, purpose),
+    derive: (purpose) => keyFor(root, purpose),
     async signPass({ room, sale, placeId, number, serial, sessionId, lifeSeconds, nowMs }) {
       const at = Math.floor(nowMs / 1000);
       return new SignJWT({ sale, number, serial })
@@ -200,7 +178,7 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
         .sign(passKeys[0]!.privateKey);
     },
     async verifyPass(token, { room, nowMs }) {
-      if (token.length > 2000) return { outcome: 'invalid' };
+      if (readJws(token, JWS_CHARS_MAX) === undefined) return { outcome: 'invalid' };
       try {
         const { payload } = await jwtVerify(
           token,
@@ -269,7 +247,7 @@ export const thumbprintsOf = async (set: KeySet): Promise<string[]> => {
 export const createHeadVerifier = (set: KeySet): ((jws: string) => Promise<LedgerHead | undefined>) => {
   const source = createLocalJWKSet({ keys: set.keys.filter((key) => key.kid?.endsWith('-ledger')) });
   return async (jws) => {
-    if (jws.length > 2000) return undefined;
+    if (readJws(jws, JWS_CHARS_MAX) === undefined) return undefined;
     try {
       const { payload } = await jwtVerify(jws, source, { algorithms: ['EdDSA'], typ: LEDGER_TYP });
       const { room, sale, seq, hash, atMs } = payload;
@@ -279,62 +257,6 @@ export const createHeadVerifier = (set: KeySet): ((jws: string) => Promise<Ledge
     } catch {
       return undefined; // Forged, of another kind, or of a key that is not in the set: not a head.
     }
-  };
-};
-
-export type VerifiedUser = {
-  /** The verified `sub`, hashed so that no personal id is stored. */
-  subject: string;
-  expiresAtMs: number;
-  /** A claim by its name, as it stands in the token. */
-  claim(name: string): unknown;
-};
-
-export type UserTokens = {
-  /** Undefined when the token is not acceptable. */
-  verify(token: string): Promise<VerifiedUser | undefined>;
-};
-
-/**
- * Verifies the customer's own user JWTs. Algorithms are pinned to public-key ones, `iss`, `aud` and `exp` are
- * required. An unknown kid causes at most one fetch in 30 s.
- */
-export const createUserTokens = (options: {
-  jwks: { url: string } | { keys: { keys: JWK[] } };
-  issuer: string;
-  audience: string;
-}): UserTokens => {
-  const source =
-    'url' in options.jwks
-      ? createRemoteJWKSet(new URL(options.jwks.url), {
-          timeoutDuration: 3000,
-          cooldownDuration: 30_000,
-          cacheMaxAge: 600_000,
-        })
-      : createLocalJWKSet(options.jwks.keys);
-  return {
-    async verify(token) {
-      if (token.length > 4000) return undefined;
-      try {
-        const { payload } = await jwtVerify(token, source, {
-          algorithms: ['ES256', 'EdDSA', 'RS256', 'PS256'],
-          issuer: options.issuer,
-          audience: options.audience,
-          requiredClaims: ['exp', 'sub'],
-          clockTolerance: 5,
-        });
-        const sub = payload.sub;
-        if (sub === undefined || sub === '' || sub.length > 256) return undefined;
-        const subject = createHash('sha256').update(`${options.issuer}\n${sub}`).digest('base64url');
-        return {
-          subject,
-          expiresAtMs: payload.exp! * 1000,
-          claim: (name) => (Object.hasOwn(payload, name) ? payload[name] : undefined),
-        };
-      } catch {
-        return undefined; // Forged, expired, foreign or its keys are out of reach: not a verified user.
-      }
-    },
   };
 };
 

@@ -1,16 +1,18 @@
 // Whose place a request speaks for. Identity comes from a verified user token, a signed visitor cookie or a signed
-// receipt, never from anything else in the request. When several are shown, the one that holds a place wins.
+// receipt, never from anything else in the request. When several are shown, the one that holds a place wins; when
+// several hold one, the place that is furthest on (docs/decisions/0010-who-a-request-speaks-for.md).
 
 import { Refusal } from '../kernel/errors.ts';
 import type { Request } from '../kernel/http.ts';
 import type { PlaceId, RoomId, VisitorId } from '../kernel/ids.ts';
 import { createMac } from '../kernel/mac.ts';
 import { orUnavailable, type Redis } from '../kernel/redis.ts';
-import type { Tokens, UserTokens } from '../kernel/token.ts';
+import type { Tokens } from '../kernel/token.ts';
 import { type Looked, look, roomKeys } from '../lua/room.ts';
 import { type Receipt, readReceipt } from './receipt.ts';
 import type { Snapshot } from './snapshot.ts';
-import { type CookieNames, newVisitor, placeIdOf, readVisitor, userVisitor } from './visitor.ts';
+import type { Users } from './users.ts';
+import { type CookieNames, newVisitor, placeIdOf, readVisitor } from './visitor.ts';
 
 export type Identity = {
   visitor: VisitorId;
@@ -32,60 +34,62 @@ export type TokenGuard = {
 };
 
 export type Identifier = {
-  /** The visitor alone, for requests that concern no room. Undefined when the request shows none. */
-  visitorOf(request: Request): Promise<VisitorId | undefined>;
+  /**
+   * The visitor alone, for requests that go to an origin. Undefined when the request shows none. Where the origin has
+   * a sign-in of its own, a token that is not for us is no fault (`foreignTokens`): the header is passed on to it.
+   */
+  visitorOf(request: Request, options: { foreignTokens: boolean }): Promise<VisitorId | undefined>;
   identify(request: Request, room: RoomId, snapshot: Snapshot, given?: Receipt): Promise<Identity>;
 };
 
-/** The user JWT a request shows, not verified yet. */
-export const shownUserToken = (
-  request: Pick<Request, 'header' | 'cookie'>,
-  jwtCookie: string,
-): string | undefined => {
-  const bearer = /^Bearer ([A-Za-z0-9._-]+)$/.exec(request.header('authorization') ?? '')?.[1];
-  return bearer ?? (jwtCookie === '' ? undefined : request.cookie(jwtCookie));
+type Held = Looked & { outcome: 'held' };
+
+/**
+ * Who is inside goes before whoever may come in, those before whoever waits, and withheld places come last. Among
+ * equals the lower score. `untilMs` decides nothing: a turn about to pass is still a turn.
+ */
+const STATE_RANK: Record<Held['state'], number> = {
+  active: 0,
+  promoted: 1,
+  waiting: 2,
+  parked: 2,
+  withheld: 3,
 };
+const isFurther = (a: Held, b: Held): boolean =>
+  STATE_RANK[a.state] === STATE_RANK[b.state] ? a.score < b.score : STATE_RANK[a.state] < STATE_RANK[b.state];
 
 export const createIdentifier = (options: {
   redis: Redis;
   tokens: Tokens;
-  users: UserTokens | undefined;
-  guard: TokenGuard;
+  /** Undefined where the configuration names no keys of user tokens: then nobody is a verified user. */
+  users: Users | undefined;
   names: CookieNames;
-  jwtCookie: string;
   visitorDays: number;
   nowMs: () => number;
 }): Identifier => {
-  const { redis, tokens, users, guard, names, jwtCookie, visitorDays, nowMs } = options;
+  const { redis, tokens, users, names, visitorDays, nowMs } = options;
   const salt = createMac(tokens.derive('place-salt'));
-  const verified = new Map<string, { visitor: VisitorId; expiresAtMs: number }>();
-  const VERIFIED_MAX = 50_000;
 
-  const userOf = async (request: Request): Promise<VisitorId | undefined> => {
-    if (users === undefined) return undefined;
-    const token = shownUserToken(request, jwtCookie);
-    if (token === undefined) return undefined;
-    const known = verified.get(token);
-    if (known !== undefined && known.expiresAtMs > nowMs()) return known.visitor;
-    const { address } = request;
-    guard.before(address);
-    const read = await users.verify(token);
-    const visitor = read === undefined ? undefined : userVisitor(read.subject);
-    if (read === undefined) guard.failed(address);
-    if (read === undefined || visitor === undefined) throw new Refusal('token-invalid');
-    if (verified.size >= VERIFIED_MAX) verified.clear();
-    verified.set(token, { visitor, expiresAtMs: read.expiresAtMs });
-    return visitor;
-  };
   const anonymousOf = (request: Request) =>
     readVisitor(tokens, request.cookie(names.visitor), { nowMs: nowMs(), lifeDays: visitorDays });
 
   return {
-    visitorOf: async (request) => (await userOf(request)) ?? anonymousOf(request)?.visitor,
+    async visitorOf(request, { foreignTokens }) {
+      try {
+        const user = await users?.userOf(request, { lenient: true });
+        if (user !== undefined) return user;
+      } catch (error) {
+        if (!(foreignTokens && error instanceof Refusal)) throw error;
+      }
+      return anonymousOf(request)?.visitor;
+    },
 
     async identify(request, room, snapshot, given) {
       const { identity, sale } = snapshot.settings;
-      const user = identity === 'anonymous' ? undefined : await userOf(request);
+      const user =
+        identity === 'anonymous'
+          ? undefined
+          : await users?.userOf(request, { lenient: identity === 'optional' });
       if (identity === 'required' && user === undefined) throw new Refusal('token-missing');
       const cookie = anonymousOf(request);
       const fromCookie = readReceipt(tokens, request.cookie(names.receipt(room)) ?? '');
@@ -114,15 +118,21 @@ export const createIdentifier = (options: {
       let placeId = own;
       let looked: Looked | undefined;
       if (candidates.size > 1) {
-        for (const candidate of candidates) {
-          const found = await orUnavailable(look.run(redis, roomKeys(room), { placeId: candidate }));
-          if (found.outcome !== 'held') continue;
+        let best: Held | undefined;
+        const found = await Promise.all(
+          [...candidates].map(async (candidate) => ({
+            candidate,
+            found: await orUnavailable(look.run(redis, roomKeys(room), { placeId: candidate })),
+          })),
+        );
+        for (const { candidate, found: one } of found) {
+          if (one.outcome !== 'held' || (best !== undefined && !isFurther(one, best))) continue;
+          best = one;
           placeId = candidate;
-          looked = found;
-          break;
         }
+        looked = best;
         // Nobody holds a place: a receipt is the better claim, because it may restore one.
-        if (looked === undefined && receipt !== undefined) placeId = receipt.placeId;
+        if (best === undefined && receipt !== undefined) placeId = receipt.placeId;
       }
       return {
         visitor,

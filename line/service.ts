@@ -1,6 +1,6 @@
 // The token of an origin or another service of the operator: it lets its bearer end sessions of one room, or of all
 // (`*`). It is an HMAC like our cookies, so nothing has to be stored to check it; taking one back before it expires
-// means rotating ANTEROOM_KEYS. `npm run keys -- service <room|*> [days]` makes one.
+// means replacing the key that signed it. `npm run keys -- service <room|*> [days]` makes one.
 
 import { parseRoomId, type RoomId } from '../kernel/ids.ts';
 import type { Tokens } from '../kernel/token.ts';

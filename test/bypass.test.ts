@@ -1,10 +1,8 @@
 // Rules by which a request passes a room without a session: what may be written, when one holds, and that nothing
 // beside it opens.
 
-import { createHash, generateKeyPairSync } from 'node:crypto';
-import { exportJWK, SignJWT } from 'jose';
+import { createHash } from 'node:crypto';
 import t from 'tap';
-import { createUserTokens } from '../kernel/token.ts';
 import {
   BYPASS_RULES_MAX,
   type BypassFacts,
@@ -17,6 +15,7 @@ import { claimValues } from '../line/claims.ts';
 import { parseSettings } from '../line/settings.ts';
 import { rawRequest } from './support/client.ts';
 import { startGateways } from './support/gateways.ts';
+import { keyPair, startIssuer, userToken } from './support/issuer.ts';
 
 const SECRET = 'monitor-secret-0123456789';
 const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');
@@ -184,20 +183,10 @@ t.test('a claim is compared as text, and a long list of them is cut', async (t) 
 
 t.test('through a gateway', async (t) => {
   t.setTimeout(60_000);
-  const key = generateKeyPairSync('ed25519');
-  const users = createUserTokens({
-    jwks: { keys: { keys: [{ ...(await exportJWK(key.publicKey)), kid: 'u', alg: 'EdDSA' }] } },
-    issuer: 'https://shop.test',
-    audience: 'tickets',
-  });
+  const key = await keyPair('u');
+  const users = (await startIssuer(t, [key.jwk])).tokens();
   const token = (role: string): Promise<string> =>
-    new SignJWT({ role: ['fan', role] })
-      .setProtectedHeader({ alg: 'EdDSA', kid: 'u' })
-      .setSubject('somebody')
-      .setIssuer('https://shop.test')
-      .setAudience('tickets')
-      .setExpirationTime('1h')
-      .sign(key.privateKey);
+    userToken(key, 'somebody', { claims: { role: ['fan', role] } });
   const gates = await startGateways(t, { count: 1, users });
   const { rules } = parseBypass([
     { name: 'assets', paths: ['/shop-pass/assets'], methods: ['GET', 'HEAD'] },

@@ -5,13 +5,13 @@
 import { createServer as createOrigin } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { createRuleBook } from '../../bots/rules.ts';
+import { createBroker } from '../../broker/broker.ts';
 import { createSurveyor } from '../../dispatcher/measure.ts';
 import { createGateway } from '../../gateway/gateway.ts';
 import { createJudge } from '../../gateway/judging.ts';
-import { createLimits } from '../../gateway/limits.ts';
+import { createLimits, tollOf } from '../../gateway/limits.ts';
 import { securityHeaders } from '../../gateway/security-headers.ts';
 import { createSessions, type Sessions } from '../../gateway/sessions.ts';
-import { createTokenGuard } from '../../gateway/token-guard.ts';
 import { systemClock } from '../../kernel/clock.ts';
 import { readConfig } from '../../kernel/config.ts';
 import { withCors } from '../../kernel/cors.ts';
@@ -21,11 +21,13 @@ import { parseRoomId, type RoomId } from '../../kernel/ids.ts';
 import { roomsKey } from '../../kernel/keys.ts';
 import { silentLog } from '../../kernel/log.ts';
 import { createMetrics, type Metrics } from '../../kernel/metrics.ts';
-import { createTokens, generateKey, parseKeys, type Tokens, type UserTokens } from '../../kernel/token.ts';
+import { createTokens, generateKey, parseKeys, type Tokens } from '../../kernel/token.ts';
+import type { UserTokens } from '../../kernel/user-token.ts';
 import { createClaimsReader } from '../../line/claims.ts';
 import { createIdentifier } from '../../line/identify.ts';
 import { readSession, type Session, signSession } from '../../line/receipt.ts';
 import { defaultSettings, type Settings } from '../../line/settings.ts';
+import { createUsers } from '../../line/users.ts';
 import { createView, type View } from '../../line/view.ts';
 import { cookieNames } from '../../line/visitor.ts';
 import * as scripts from '../../lua/room.ts';
@@ -81,7 +83,13 @@ const startOrigin = async (t: Teardown, seen: Gateways['seen']): Promise<string>
 
 export const startGateways = async (
   t: Teardown,
-  options: { count: number; users?: UserTokens; env?: Record<string, string>; publicUrl?: string },
+  options: {
+    count: number;
+    users?: UserTokens;
+    env?: Record<string, string>;
+    publicUrl?: string;
+    streams?: boolean;
+  },
 ): Promise<Gateways> => {
   const redis = await startRedis(t);
   const seen: Gateways['seen'] = [];
@@ -120,7 +128,30 @@ export const startGateways = async (
     });
     const server = withCors(plain, { origins: config.allowedOrigins, prefix: '/v1/rooms/' });
     const fetcher = createFetcher({ connectionsMax: 32, headersTimeoutMs: 5000 });
-    const guard = createTokenGuard({ config, clock: systemClock, metrics });
+    const nowMs = (): number => view.redisNowMs();
+    const limits = createLimits({ config, redis: client, clock: systemClock, metrics });
+    const users =
+      options.users === undefined
+        ? undefined
+        : createUsers({
+            tokens: options.users,
+            cookie: config.jwtCookie,
+            tokensMax: config.userTokensMax,
+            toll: tollOf(limits),
+            ...{ nowMs, metrics },
+          });
+    const identifier = createIdentifier({
+      ...{ redis: client, tokens, users, names, nowMs },
+      visitorDays: config.visitorDays,
+    });
+    if (options.streams === true) {
+      const broker = createBroker({
+        config: { ...config, publicUrl: PUBLIC_URL },
+        ...{ server, redis: client, view, tokens, identifier, log, metrics },
+        reader: await redis.connect('broker-reader', { blocking: true }),
+      });
+      t.teardown(() => broker.stop());
+    }
     const gateway = createGateway({
       config,
       server,
@@ -128,18 +159,9 @@ export const startGateways = async (
       reader,
       view,
       tokens,
-      identifier: createIdentifier({
-        redis: client,
-        tokens,
-        users: options.users,
-        guard,
-        names,
-        jwtCookie: '',
-        visitorDays: config.visitorDays,
-        nowMs: () => view.redisNowMs(),
-      }),
+      identifier,
       names,
-      limits: createLimits({ config, redis: client, clock: systemClock, metrics }),
+      limits,
       judge: createJudge({
         config,
         redis: client,
@@ -148,12 +170,7 @@ export const startGateways = async (
         log,
         metrics,
       }),
-      claims: createClaimsReader({
-        users: options.users,
-        guard,
-        jwtCookie: '',
-        nowMs: () => view.redisNowMs(),
-      }),
+      claims: createClaimsReader(users),
       fetcher,
       publicUrl,
       bookingUrl: origin,

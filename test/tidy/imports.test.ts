@@ -37,7 +37,7 @@ const HOMES: Record<string, readonly string[]> = {
   undici: ['kernel/fetch.ts'],
   pg: ['kernel/sql.ts'],
   '@electric-sql/pglite': ['kernel/sql.ts', 'kernel/sql-worker.ts'],
-  jose: ['kernel/token.ts'],
+  jose: ['kernel/token.ts', 'kernel/user-token.ts'],
   'prom-client': ['kernel/metrics.ts'],
   'ua-parser-js': ['bots/facts.ts'],
 };
