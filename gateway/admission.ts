@@ -26,6 +26,8 @@ export type Asked = {
   method: string;
   /** Where address, headers and cookies are read. */
   request: Pick<Request, 'address' | 'header' | 'flatHeaders' | 'cookie'>;
+  /** Whether booking-core stands behind whoever asks, so that its paths that need no session are open. */
+  bookingBehind: boolean;
 };
 
 export type Admitted =
@@ -34,6 +36,7 @@ export type Admitted =
   | {
       act: 'proxy';
       to: 'room' | 'booking-core' | 'default';
+      room: RoomId | undefined;
       snapshot: Snapshot | undefined;
       /** Of the route that matched; empty for a whole host, and where no room guards. */
       prefix: string;
@@ -96,15 +99,15 @@ export const createAdmission = (options: {
     return rule;
   };
 
-  type Found = { guarded: Guarded | undefined; snapshot: Snapshot | undefined };
+  type Found = { open: boolean; guarded: Guarded | undefined; snapshot: Snapshot | undefined };
   const conclude = (
-    { path, method, request }: Asked,
-    { guarded, snapshot }: Found,
+    { method, request }: Asked,
+    { guarded, snapshot, open }: Found,
     shown: { session?: Session; cookie?: string | undefined; bypass?: string },
   ): Admitted => {
     const room = guarded?.room;
     const decision = decide({
-      path,
+      open,
       room,
       method,
       acceptsHtml: (request.header('accept') ?? '').includes('text/html'),
@@ -121,6 +124,7 @@ export const createAdmission = (options: {
       case 'proxy':
         return {
           ...decision,
+          room,
           snapshot,
           prefix: guarded?.prefix ?? '',
           session: shown.session,
@@ -147,11 +151,11 @@ export const createAdmission = (options: {
       const host = hostOf(asked.host);
       if (host === undefined)
         throw new Refusal('bad-header', { detail: '`host` is not the name of a host.' });
-      const open = isOpenPath(asked.path);
+      const open = asked.bookingBehind && isOpenPath(asked.path);
       const guarded = open ? undefined : view.guarding(host, asked.path);
       const room = guarded?.room;
       const snapshot = room === undefined ? undefined : view.of(room);
-      const found = { guarded, snapshot };
+      const found = { open, guarded, snapshot };
       if (open)
         return bookingSession(asked.request).then((shown) => conclude(asked, found, admittedBy(shown)));
       if (room === undefined || snapshot === undefined) return conclude(asked, found, {});

@@ -6,7 +6,8 @@ import type { RoomId } from '../kernel/ids.ts';
 import { isBelow, openBookingPaths } from '../line/routes.ts';
 
 export type GateFacts = {
-  path: string;
+  /** One of the parts of booking-core that need no session, and booking-core answers here. */
+  open: boolean;
   /** The room whose route matches, if any. */
   room: RoomId | undefined;
   method: string;
@@ -27,7 +28,7 @@ export type GateDecision =
 export const isOpenPath = (path: string): boolean => openBookingPaths.some((prefix) => isBelow(path, prefix));
 
 export const decide = (facts: GateFacts): GateDecision => {
-  if (isOpenPath(facts.path)) return { act: 'proxy', to: 'booking-core' };
+  if (facts.open) return { act: 'proxy', to: 'booking-core' };
   if (facts.room === undefined)
     return facts.hasDefaultOrigin ? { act: 'proxy', to: 'default' } : { act: 'refuse', code: 'not-found' };
   if (facts.passthrough || facts.bypassed || facts.admitted) return { act: 'proxy', to: 'room' };

@@ -15,15 +15,16 @@ import type { Role } from '../kernel/role.ts';
 import { followStreams } from '../kernel/stream.ts';
 import type { Tokens } from '../kernel/token.ts';
 import type { ClaimsReader } from '../line/claims.ts';
-import { contextHeader, signContext } from '../line/context.ts';
 import { parseEntry } from '../line/entries.ts';
 import type { Identifier } from '../line/identify.ts';
-import { type Session, sessionIdOf } from '../line/receipt.ts';
+import type { Session } from '../line/receipt.ts';
 import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
 import { type CookieNames, drawSeed, newVisitor, signVisitor } from '../line/visitor.ts';
 import { end, roomKeys } from '../lua/room.ts';
 import { createAdmission } from './admission.ts';
+import { createAuthorize } from './authorize.ts';
+import { contextHeaders } from './context.ts';
 import { setCookie } from './cookies.ts';
 import { readFields } from './fields.ts';
 import type { Judge } from './judging.ts';
@@ -171,6 +172,7 @@ export const createGateway = (options: GatewayOptions): Role => {
     body: JSON.stringify(await tokens.jwks()),
   }));
   pages.register(server);
+  server.route('GET', '/v1/authorize', createAuthorize({ ...options, admission }));
 
   // Everything else
 
@@ -189,9 +191,14 @@ export const createGateway = (options: GatewayOptions): Role => {
   /** Who asks, for the origin and for the browser. Someone without a visitor cookie is given one. */
   const identityOf = async (
     request: Request,
-    asked: { session: Session | undefined; cookie: string | undefined; isOurOwn: boolean },
+    asked: {
+      room: RoomId | undefined;
+      session: Session | undefined;
+      cookie: string | undefined;
+      isOurOwn: boolean;
+    },
   ) => {
-    const { session, cookie, isOurOwn } = asked;
+    const { room, session, cookie, isOurOwn } = asked;
     const shown = await identifier.visitorOf(request, { foreignTokens: !isOurOwn });
     const visitorId = shown ?? newVisitor();
     const setCookies = sessionHeaders(session, cookie);
@@ -203,15 +210,7 @@ export const createGateway = (options: GatewayOptions): Role => {
           maxAgeSeconds: config.visitorDays * 86_400,
         }),
       );
-    const signed = session === undefined ? { visitorId } : { visitorId, visit: session };
-    const context: Header[] = [
-      [contextHeader, signContext(tokens, signed, Date.now())],
-      ['anteroom-visitor', visitorId],
-      ['anteroom-room', session?.room ?? ''],
-      // What the origin names when it ends the session later, from its own side.
-      ['anteroom-session-id', session === undefined ? '' : sessionIdOf(session)],
-    ];
-    return { context, setCookies };
+    return { context: contextHeaders(tokens, { visitorId, room, session }), setCookies };
   };
 
   const pass: Handler = async (request): Promise<Answer> => {
@@ -221,6 +220,7 @@ export const createGateway = (options: GatewayOptions): Role => {
       path: request.path,
       method: request.method,
       request,
+      bookingBehind: true,
     });
     switch (decision.act) {
       case 'refuse': {
@@ -243,7 +243,7 @@ export const createGateway = (options: GatewayOptions): Role => {
           // Whatever is let by a rule is nobody's visit: it shows no one, and is given nothing.
           ...(to === 'default' || decision.bypass !== undefined
             ? { context: [], setCookies: [] }
-            : await identityOf(request, { session, cookie: decision.cookie, isOurOwn })),
+            : await identityOf(request, { ...decision, isOurOwn })),
           proto,
           timeoutMs: config.originTimeoutMs,
         });

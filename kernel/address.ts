@@ -181,10 +181,10 @@ const parseHop = (entry: string): Uint8Array | undefined => {
  * trusted proxy vouches for the entry it wrote, so the first untrusted one is the fan. What stands left of it was
  * written by strangers. At a garbled entry the answer is the proxy that passed it on.
  */
-export const createAddressReader = (trustedProxies: readonly string[]) => {
+export const createTrust = (trustedProxies: readonly string[]) => {
   const networks = networksOf(trustedProxies);
   const isTrusted = (bytes: Uint8Array) => networks.some((network) => isInside(bytes, network));
-  return (peer: Uint8Array, forwardedFor: () => string | undefined): string => {
+  const addressOf = (peer: Uint8Array, forwardedFor: () => string | undefined): string => {
     const text = addressText(peer);
     if (networks.length === 0 || text === '') return text;
     let current = mapped(peer);
@@ -199,5 +199,10 @@ export const createAddressReader = (trustedProxies: readonly string[]) => {
       if (!isTrusted(hop)) break;
     }
     return addressText(current);
+  };
+  return {
+    addressOf,
+    isProxy: (peer: Uint8Array): boolean =>
+      (peer.length === 4 || peer.length === 16) && isTrusted(mapped(peer)),
   };
 };

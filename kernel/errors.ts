@@ -33,9 +33,14 @@ export const errorTable = {
   'token-other-room': [403, 'This token is for another room. Use one made for this room.'],
   'role-missing': [403, 'Your role does not allow this.'],
   'not-yours': [403, 'This belongs to someone else.'],
+  'proxy-unknown': [403, 'Only a proxy that this installation trusts may ask here. See `detail`.'],
   'origin-refused': [403, 'Requests from that page are not accepted here.'],
   // The line
   'session-required': [429, 'A waiting room guards this address. Join at `join` and wait for your turn.'],
+  'admission-required': [
+    401,
+    'A waiting room guards that address. Wait at `page`, or join at `join` and wait for your turn.',
+  ],
   'room-unknown': [404, 'There is no such room.'],
   'room-closed': [403, 'This sale is closed. No one can join any more.'],
   'room-not-open': [403, 'This waiting room has not opened yet. Come back at `opensAt`.'],

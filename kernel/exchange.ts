@@ -22,6 +22,8 @@ export type Request = {
   cookie(name: string): string | undefined;
   /** The address of the fan: of the socket, or as a trusted proxy tells it. IPv4-mapped addresses are IPv4. */
   readonly address: string;
+  /** Whether the socket is that of a trusted proxy, whose word about the request is taken. */
+  readonly viaProxy: boolean;
   readonly id: string;
   /** The whole body; empty for none. */
   readonly body: Buffer;
@@ -33,7 +35,10 @@ const NO_BODY = Buffer.alloc(0);
 
 /** The part of a native response an exchange asks for itself. */
 type Peer = { getRemoteAddress(): ArrayBuffer };
-type AddressReader = (peer: Uint8Array, forwardedFor: () => string | undefined) => string;
+type Trust = {
+  addressOf(peer: Uint8Array, forwardedFor: () => string | undefined): string;
+  isProxy(peer: Uint8Array): boolean;
+};
 
 export class Exchange<Wire extends Peer> implements Request {
   readonly method: string;
@@ -56,7 +61,7 @@ export class Exchange<Wire extends Peer> implements Request {
   left: (() => void) | undefined;
   readonly flatHeaders: FlatHeaders;
   private readonly head: Head;
-  private readonly readAddress: AddressReader;
+  private readonly trust: Trust;
   private peer: Uint8Array | undefined;
   private addressText: string | undefined;
   private pairs: (readonly [string, string])[] | undefined;
@@ -70,7 +75,7 @@ export class Exchange<Wire extends Peer> implements Request {
     query: string;
     id: string;
     head: Head;
-    readAddress: AddressReader;
+    trust: Trust;
     startedMs: number;
   }) {
     this.wire = made.wire;
@@ -80,7 +85,7 @@ export class Exchange<Wire extends Peer> implements Request {
     this.id = made.id;
     this.head = made.head;
     this.flatHeaders = made.head.headers;
-    this.readAddress = made.readAddress;
+    this.trust = made.trust;
     this.startedMs = made.startedMs;
   }
 
@@ -112,9 +117,14 @@ export class Exchange<Wire extends Peer> implements Request {
   get address(): string {
     if (this.addressText === undefined) {
       this.keepPeer();
-      this.addressText = this.readAddress(this.peer ?? NO_BODY, () => this.header('x-forwarded-for'));
+      this.addressText = this.trust.addressOf(this.peer ?? NO_BODY, () => this.header('x-forwarded-for'));
     }
     return this.addressText;
+  }
+
+  get viaProxy(): boolean {
+    this.keepPeer();
+    return this.trust.isProxy(this.peer ?? NO_BODY);
   }
 
   /** Takes the binary address while the socket is there; called before anything is awaited. */

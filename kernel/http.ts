@@ -8,7 +8,7 @@
 import type { HttpRequest, HttpResponse, us_listen_socket, us_socket_context_t } from 'uWebSockets.js';
 import { randomBytes } from 'node:crypto';
 import { createRequire } from 'node:module';
-import { createAddressReader } from './address.ts';
+import { createTrust } from './address.ts';
 import {
   type Answer,
   declaredLength,
@@ -95,7 +95,7 @@ export const createServer = (options: ServerOptions): Server => {
   const router = createRouter<Route>();
   const sockets = createRouter<Route>();
   const readHead = createHeadReader();
-  const readAddress = createAddressReader(options.trustedProxies);
+  const trust = createTrust(options.trustedProxies);
   const ownLines = headLines(options.headers ?? []);
   const idPrefix = randomBytes(5).toString('hex');
   const links = new Set<StreamLink | SocketLink>();
@@ -433,7 +433,7 @@ export const createServer = (options: ServerOptions): Server => {
       query: native.getQuery() ?? '',
       id: `${idPrefix}-${idCount.toString(36)}`,
       head,
-      readAddress,
+      trust,
       startedMs: observer === undefined ? 0 : performance.now(),
     });
     current = x;

@@ -24,6 +24,8 @@ import { type MasterKey, ROOT_KID, rootOf, signingKeys } from './master-keys.ts'
 
 export { generateKey, generateKeys, loadKeys, parseKeys } from './master-keys.ts';
 
+import { createRecent } from './recent.ts';
+
 export type TokenKind =
   | 'visitor'
   | 'receipt'
@@ -42,14 +44,22 @@ const MAC_BYTES = 16;
 const MAC_CHARS = 22;
 /** A pass has some 450 characters, a head some 400. */
 const JWS_CHARS_MAX = 2000;
+/** Derived keys kept at hand: more than 500 rooms need with two master keys. */
+const DERIVED_MAX = 2000;
 
 export type Pass = { sale: number; placeId: string; number: number; serial: number; sessionId: string };
 export type PassRead = ({ outcome: 'valid' } & Pass) | { outcome: 'expired' } | { outcome: 'invalid' };
 
 export type Tokens = {
-  sign(kind: TokenKind, fields: readonly Field[]): string;
-  /** The fields, if the token is whole, of this kind and signed with a known key; never throws. */
-  verify(kind: TokenKind, token: string): Field[] | undefined;
+  /** `scope` narrows the key: whoever holds that of one scope can neither make nor check a token of another. */
+  sign(kind: TokenKind, fields: readonly Field[], scope?: string): string;
+  /**
+   * The fields, if the token is whole, of this kind and signed with a known key; never throws. `scopeOf` reads the
+   * scope from the fields, which are not to be believed before this has answered.
+   */
+  verify(kind: TokenKind, token: string, scopeOf?: (fields: Field[]) => string): Field[] | undefined;
+  /** The keys of one kind and scope, newest first, as `kid:base64url,…`: for those who check without being us. */
+  exportKeys(kind: TokenKind, scope: string): string;
   /** 32 secret bytes for a purpose (place salt, draw), from the root, so that rotation does not move them. */
   derive(purpose: string): Buffer;
   signPass(claims: {
@@ -92,6 +102,19 @@ const ed25519 = (seed: Buffer) =>
     type: 'pkcs8',
   });
 
+/** The fields of a compact token's payload; undefined when it is not a list of texts and numbers. */
+const fieldsOf = (payload: string): Field[] | undefined => {
+  try {
+    const fields: unknown = JSON.parse(Buffer.from(payload, 'base64url').toString('utf8'));
+    if (!Array.isArray(fields)) return undefined;
+    return fields.every((field) => typeof field === 'string' || typeof field === 'number')
+      ? fields
+      : undefined;
+  } catch {
+    return undefined; // Not JSON, and so no token.
+  }
+};
+
 /** `issuer` is the public address; it stands in `iss` of every pass. */
 export const createTokens = (options: { keys: readonly MasterKey[]; issuer: string }): Tokens => {
   const { issuer } = options;
@@ -105,20 +128,21 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
     const name = `${key.kid}/${purpose}`;
     let found = derived.get(name);
     if (found === undefined) {
+      // A scope may come from a token that was not checked yet: strangers must not fill the memory with them.
+      if (derived.size >= DERIVED_MAX) derived.clear();
       found = Buffer.from(hkdfSync('sha256', key.secret, 'anteroom', purpose, 32));
       derived.set(name, found);
     }
     return found;
   };
-  const macs = new Map(keys.map((key) => [key, new Map<TokenKind, Mac>()]));
+  const purposeOf = (kind: TokenKind, scope: string): string =>
+    scope === '' ? `token/${kind}` : `token/${kind}/${scope}`;
+  const macs = new Map(keys.map((key) => [key, createRecent<string, Mac>(DERIVED_MAX)]));
   /** 32 bytes, of which a token carries the first 16. */
-  const macOf = (key: MasterKey, kind: TokenKind, signed: string): Buffer => {
+  const macOf = (key: MasterKey, kind: TokenKind, scope: string, signed: string): Buffer => {
     const ofKey = macs.get(key)!;
-    let mac = ofKey.get(kind);
-    if (mac === undefined) {
-      mac = createMac(keyFor(key, `token/${kind}`));
-      ofKey.set(kind, mac);
-    }
+    const name = scope === '' ? kind : `${kind}/${scope}`;
+    const mac = ofKey.get(name) ?? ofKey.set(name, createMac(keyFor(key, purposeOf(kind, scope))));
     return mac(`${kind}.${signed}`);
   };
   const pairFor = (key: MasterKey, purpose: string, suffix = '') => {
@@ -133,11 +157,11 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
   );
 
   return {
-    sign(kind, fields) {
+    sign(kind, fields, scope = '') {
       const signed = `${newest.kid}.${Buffer.from(JSON.stringify(fields)).toString('base64url')}`;
-      return `${signed}.${macOf(newest, kind, signed).toString('base64url', 0, MAC_BYTES)}`;
+      return `${signed}.${macOf(newest, kind, scope, signed).toString('base64url', 0, MAC_BYTES)}`;
     },
-    verify(kind, token) {
+    verify(kind, token, scopeOf) {
       if (token.length > TOKEN_CHARS_MAX) return undefined;
       const last = token.lastIndexOf('.');
       const first = token.indexOf('.');
@@ -146,24 +170,20 @@ export const createTokens = (options: { keys: readonly MasterKey[]; issuer: stri
       if (key === undefined) return undefined;
       // Compared as text: decoders also take padding, white space and spare bits, and one token would have many names.
       if (token.length - last - 1 !== MAC_CHARS) return undefined;
+      const payload = token.slice(first + 1, last);
+      const claimed = scopeOf === undefined ? undefined : fieldsOf(payload);
+      if (scopeOf !== undefined && claimed === undefined) return undefined;
+      const scope = scopeOf === undefined || claimed === undefined ? '' : scopeOf(claimed);
       const given = Buffer.from(token.slice(last + 1), 'utf8');
       const expected = Buffer.from(
-        macOf(key, kind, token.slice(0, last)).subarray(0, MAC_BYTES).toString('base64url'),
+        macOf(key, kind, scope, token.slice(0, last)).toString('base64url', 0, MAC_BYTES),
         'latin1',
       );
       if (given.length !== MAC_CHARS || !timingSafeEqual(given, expected)) return undefined;
-      try {
-        const fields: unknown = JSON.parse(
-          Buffer.from(token.slice(first + 1, last), 'base64url').toString('utf8'),
-        );
-        if (!Array.isArray(fields)) return undefined;
-        if (!fields.every((field) => typeof field === 'string' || typeof field === 'number'))
-          return undefined;
-        return fields;
-      } catch {
-        return undefined; // Signed by us but not JSON: cannot happen, and is no token either way.
-      }
+      return claimed ?? fieldsOf(payload);
     },
+    exportKeys: (kind, scope) =>
+      keys.map((key) => `${key.kid}:${keyFor(key, purposeOf(kind, scope)).toString('base64url')}`).join(','),
     derive: (purpose) => keyFor(root, purpose),
     async signPass({ room, sale, placeId, number, serial, sessionId, lifeSeconds, nowMs }) {
       const at = Math.floor(nowMs / 1000);

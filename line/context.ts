@@ -1,6 +1,9 @@
-// What the gateway tells an origin about the visitor of a proxied request: one signed header. An origin trusts
-// only what verifies, and only for a minute. Empty room and place mean: a request let through without a session
-// (one's own orders, payment webhooks).
+// What the gateway tells an origin about the visitor of a request: one signed header. An origin trusts only what
+// verifies, and only for a minute. It is signed with a key of the guarding room alone, so that an origin which is not
+// ours can be given that key (`npm run keys -- context <room>`) and learns nothing with which to speak for another
+// room, or to make a session. Who checks by that key: client/origin.js; who by the master keys: booking-core.
+// Empty place means: let through without a session (a room without a line, one's own orders, payment webhooks);
+// empty room as well: no room guards the address.
 
 import {
   type PlaceId,
@@ -10,12 +13,14 @@ import {
   type RoomId,
   type VisitorId,
 } from '../kernel/ids.ts';
-import type { Tokens } from '../kernel/token.ts';
+import type { Field, Tokens } from '../kernel/token.ts';
 
 export type Context = {
   visitorId: VisitorId;
   /** The visit that the session belongs to; undefined when the request passed without one. */
   visit?: { room: RoomId; placeId: PlaceId; number: number; sale: number };
+  /** The room that let the request pass without a session. */
+  room?: RoomId;
 };
 
 export const contextHeader = 'anteroom-context';
@@ -23,15 +28,15 @@ const LIFE_MS = 60_000;
 
 export const signContext = (tokens: Tokens, context: Context, nowMs: number): string => {
   const { visitorId, visit } = context;
-  return tokens.sign('context', [
-    visitorId,
-    visit?.room ?? '',
-    visit?.placeId ?? '',
-    visit?.number ?? 0,
-    visit?.sale ?? 0,
-    Math.floor(nowMs),
-  ]);
+  const room = visit?.room ?? context.room ?? '';
+  return tokens.sign(
+    'context',
+    [visitorId, room, visit?.placeId ?? '', visit?.number ?? 0, visit?.sale ?? 0, Math.floor(nowMs)],
+    room,
+  );
 };
+
+const roomTextOf = (fields: readonly Field[]): string => String(fields[1] ?? '');
 
 export const readContext = (
   tokens: Tokens,
@@ -39,15 +44,19 @@ export const readContext = (
   nowMs: number,
 ): Context | undefined => {
   if (header === undefined) return undefined;
-  const fields = tokens.verify('context', header);
+  const fields = tokens.verify('context', header, roomTextOf);
   if (fields === undefined) return undefined;
   const [visitor, roomText, placeText, number, sale, atMs] = fields;
   const visitorId = parseVisitorId(visitor);
   if (visitorId === undefined || typeof atMs !== 'number' || Math.abs(nowMs - atMs) > LIFE_MS)
     return undefined;
   const room = parseRoomId(roomText);
+  if (room === undefined) return { visitorId };
   const placeId = parsePlaceId(placeText);
-  if (room === undefined || placeId === undefined || typeof number !== 'number' || typeof sale !== 'number')
-    return { visitorId };
+  if (placeId === undefined || typeof number !== 'number' || typeof sale !== 'number')
+    return { visitorId, room };
   return { visitorId, visit: { room, placeId, number, sale } };
 };
+
+/** What an origin needs to check contexts of a room. Good for nothing else, and for no other room. */
+export const contextKeys = (tokens: Tokens, room: RoomId): string => tokens.exportKeys('context', room);

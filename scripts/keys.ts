@@ -8,6 +8,9 @@
 //   npm run keys -- list                      the kids, and when each was made
 //   npm run keys -- service <room|*> [days]   a service token, with which an origin ends sessions of that room (`*`:
 //                                             of all). Default: 90 days.
+//   npm run keys -- context <room>            what an origin of that room needs to check `Anteroom-Context`
+//                                             (client/origin.js). It can neither make sessions nor speak for another
+//                                             room. Print it again after a rotation.
 // They work on ANTEROOM_KEYS of the environment and print the new value; where that is unset, on the key file of the
 // data folder, which is replaced whole. Keys never stand in arguments, where every user of the machine could read them.
 // docs/operate.md says in which order several processes are told.
@@ -15,6 +18,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Config, readConfig } from '../kernel/config.ts';
+import { parseRoomId } from '../kernel/ids.ts';
 import {
   addKey,
   dropKeys,
@@ -32,6 +36,7 @@ import {
   useKey,
 } from '../kernel/master-keys.ts';
 import { createTokens } from '../kernel/token.ts';
+import { contextKeys } from '../line/context.ts';
 import { parseServiceScope, SERVICE_DAYS_MAX, signService } from '../line/service.ts';
 
 const DAYS = 90;
@@ -69,6 +74,13 @@ const serviceToken = async (scopeText: string | undefined, daysText: string | un
   return signService(tokens, { scope, expiresAtMs: Date.now() + days * 86_400_000 });
 };
 
+const contextKey = async (roomText: string | undefined): Promise<string> => {
+  const room = parseRoomId(roomText);
+  if (room === undefined) throw new Error('name a room: npm run keys -- context <room>');
+  const { keys } = await held();
+  return contextKeys(createTokens({ keys, issuer: '' }), room);
+};
+
 const changed = (change: KeysChange): { keys: MasterKey[]; kid: string } => {
   if (change.outcome === 'refused') throw new Error(change.says);
   return change;
@@ -89,6 +101,9 @@ const dropped = ({ config }: Held, keys: readonly MasterKey[]): MasterKey[] => {
 const commands: Record<string, (rest: readonly string[]) => Promise<void>> = {
   async service([scope, days]) {
     console.log(await serviceToken(scope, days));
+  },
+  async context([room]) {
+    console.log(await contextKey(room));
   },
   async add() {
     const { keys, save } = await held();

@@ -8,8 +8,8 @@ import {
   addressPrefix,
   addressText,
   claimedAddressHeaders,
-  createAddressReader,
   createNetworks,
+  createTrust,
   parseAddress,
 } from '../kernel/address.ts';
 import type { Fetcher } from '../kernel/fetch.ts';
@@ -137,7 +137,7 @@ t.test('a prefix is the same for all of a network', async () => {
 });
 
 t.test('the fan is the first from the right that no trusted proxy vouches for', async (t) => {
-  const read = createAddressReader(['10.0.0.0/8', '2001:db8:cafe::/48']);
+  const read = createTrust(['10.0.0.0/8', '2001:db8:cafe::/48']).addressOf;
   const proxy = Uint8Array.of(10, 0, 0, 1);
   for (const [header, wanted] of [
     ['192.0.2.1', '192.0.2.1'],
@@ -169,14 +169,14 @@ t.test('the fan is the first from the right that no trusted proxy vouches for', 
     '192.0.2.99',
   );
   t.equal(
-    createAddressReader([])(proxy, () => '192.0.2.1'),
+    createTrust([]).addressOf(proxy, () => '192.0.2.1'),
     '10.0.0.1',
     'nobody is trusted',
   );
 });
 
 t.test('two hundred entries and garbage do no harm', async (t) => {
-  const read = createAddressReader(['10.0.0.0/8']);
+  const read = createTrust(['10.0.0.0/8']).addressOf;
   const proxy = Uint8Array.of(10, 0, 0, 1);
   const own = Array.from({ length: 200 }, (_, index) => `10.1.0.${index}`);
   t.equal(
@@ -219,7 +219,8 @@ t.test('no header in which others name an address reaches an origin', async (t) 
   };
   const headers = [...claimedAddressHeaders].map((name): [string, string] => [name, '203.0.113.66']);
   const request: Request = {
-    ...{ method: 'GET', path: '/', query: '', params: {}, id: 'r', address: '192.0.2.1' },
+    ...{ method: 'GET', path: '/', query: '', params: {}, id: 'r', address: '192.0.2.1', viaProxy: false },
+    viaProxy: false,
     ...{ headers, flatHeaders: headers.flat(), body: Buffer.alloc(0), signal: new AbortController().signal },
     header: (name) => headers.find(([known]) => known === name)?.[1],
     cookie: () => undefined,

@@ -312,9 +312,15 @@ const KINDS: readonly TokenKind[] = [
   'operator-csrf',
 ];
 
+/** A context is signed with the key of its room, which stands second. */
+const scopeOf = (kind: TokenKind) =>
+  kind === 'context' ? (fields: readonly Field[]) => String(fields[1] ?? '') : undefined;
+const signed = (tokens: Tokens, kind: TokenKind, fields: readonly Field[]): string =>
+  tokens.sign(kind, fields, scopeOf(kind)?.(fields));
+
 /** Everything that can be done to a compact token without its key. */
 const forgedCompact = (tokens: Tokens, kind: TokenKind, fields: readonly Field[]): [string, string][] => {
-  const good = tokens.sign(kind, fields);
+  const good = signed(tokens, kind, fields);
   const [kid = '', body = '', mac = ''] = good.split('.');
   const foreign = createTokens({ keys: parseKeys(generateKey(kid))!, issuer: PUBLIC_URL });
   const other = createTokens({ keys: parseKeys(generateKey('other'))!, issuer: PUBLIC_URL });
@@ -323,8 +329,9 @@ const forgedCompact = (tokens: Tokens, kind: TokenKind, fields: readonly Field[]
   return [
     ...KINDS.filter((one) => one !== kind).map((one): [string, string] => [
       `a ${one} of the same`,
-      tokens.sign(one, fields),
+      signed(tokens, one, fields),
     ]),
+    ['of another scope', tokens.sign(kind, fields, 'other')],
     ['nothing', ''],
     ['dots', '..'],
     ['no MAC', `${kid}.${body}.`],
@@ -357,8 +364,8 @@ const forgedCompact = (tokens: Tokens, kind: TokenKind, fields: readonly Field[]
     ['the first field changed', `${kid}.${flipped(body, 4)}.${mac}`],
     ['a fourth part', `${good}.${mac}`],
     ['a part in the middle', `${kid}.${body}.x.${mac}`],
-    ['of another key under this kid', foreign.sign(kind, fields)],
-    ['of another key', other.sign(kind, fields)],
+    ['of another key under this kid', signed(foreign, kind, fields)],
+    ['of another key', signed(other, kind, fields)],
     ['another kid', `other.${body}.${mac}`],
     ['kid root', `root.${body}.${mac}`],
     ['kid __proto__', `__proto__.${body}.${mac}`],
@@ -400,11 +407,11 @@ t.test('no forged token of our own is accepted, whatever its kind', async (t) =>
     'operator-csrf': (token) => tokens.verify('operator-csrf', token),
   };
   for (const kind of KINDS) {
-    t.ok(read[kind](tokens.sign(kind, fields[kind])), `${kind}: the true one is good`);
+    t.ok(read[kind](signed(tokens, kind, fields[kind])), `${kind}: the true one is good`);
     const forged = forgedCompact(tokens, kind, fields[kind]);
     t.ok(forged.length >= 40, `${forged.length} forgeries`);
     for (const [name, token] of forged) {
-      t.equal(tokens.verify(kind, token), undefined, `${kind}: ${name}`);
+      t.equal(tokens.verify(kind, token, scopeOf(kind)), undefined, `${kind}: ${name}`);
       if (!(kind.startsWith('receipt') && name.startsWith('a receipt')))
         t.equal(read[kind](token), undefined, `${kind}: ${name}, as it is read`);
     }
@@ -422,7 +429,7 @@ t.test('no forged token of our own is accepted, whatever its kind', async (t) =>
         !(kind === 'context' && wrong.length === 7)
       )
         t.equal(
-          read[kind](tokens.sign(kind, wrong)),
+          read[kind](signed(tokens, kind, wrong)),
           undefined,
           `${kind}: signed, and of another form ${wrong}`,
         );

@@ -11,7 +11,7 @@ import { parsePlaceId, parseRoomId } from '../kernel/ids.ts';
 
 const room = parseRoomId('demo')!;
 const facts = (over: Partial<GateFacts>): GateFacts => ({
-  path: '/demo',
+  open: false,
   room,
   method: 'GET',
   acceptsHtml: false,
@@ -40,8 +40,8 @@ t.test(
 );
 
 t.test('what no room guards goes to the default origin, or is not found', async (t) => {
-  t.same(decide(facts({ room: undefined, path: '/x' })), { act: 'refuse', code: 'not-found' });
-  t.same(decide(facts({ room: undefined, path: '/x', hasDefaultOrigin: true })), {
+  t.same(decide(facts({ room: undefined })), { act: 'refuse', code: 'not-found' });
+  t.same(decide(facts({ room: undefined, hasDefaultOrigin: true })), {
     act: 'proxy',
     to: 'default',
   });
@@ -110,6 +110,7 @@ t.test(
       headers,
       flatHeaders: headers.flat(),
       address: '9.9.9.9',
+      viaProxy: false,
       id: 'r1',
       body: Buffer.alloc(0),
       signal: new AbortController().signal,

@@ -1,0 +1,83 @@
+// A proxy in front, as a child process: its files in a folder of their own, its port, ready when it takes connections,
+// gone with the test. What nginx and HAProxy have in common; each has its starter beside this file.
+
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { eventually } from './eventually.ts';
+import { freePort } from './redis.ts';
+
+export type Teardown = { teardown(work: () => unknown): void };
+/** What stands behind it, as `address:port`. */
+export type Fronted = { gateway: string; origin: string };
+export type Front = { base: string; port: number; output(): string };
+
+/** Puts values of a test where a file for people has its own; a place that is not there exactly once is an error. */
+export const settle = (text: string, values: Record<string, string>): string => {
+  let settled = text;
+  for (const [from, to] of Object.entries(values)) {
+    const parts = settled.split(from);
+    if (parts.length !== 2)
+      throw new Error(`'${from}' stands ${parts.length - 1} times in the file, not once`);
+    settled = parts.join(to);
+  }
+  return settled;
+};
+
+const accepts = (port: number): Promise<boolean> =>
+  new Promise((resolve) => {
+    const probe = connect(port, '127.0.0.1');
+    const answer = (open: boolean) => {
+      probe.destroy();
+      resolve(open);
+    };
+    probe.once('connect', () => answer(true));
+    probe.once('error', () => answer(false));
+  });
+
+type At = { folder: string; port: number };
+
+export const startFront = async (
+  t: Teardown,
+  made: {
+    program: string;
+    files: (at: At) => Record<string, string>;
+    arguments: (at: At) => string[];
+  },
+): Promise<Front> => {
+  const folder = mkdtempSync(join(tmpdir(), 'anteroom-front-'));
+  const port = await freePort();
+  for (const [name, text] of Object.entries(made.files({ folder, port })))
+    writeFileSync(join(folder, name), text);
+  let written = '';
+  // Debian keeps both programs where only an administrator's PATH looks.
+  const child = spawn(made.program, made.arguments({ folder, port }), {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` },
+  });
+  let fault: Error | undefined;
+  child.once('error', (error) => {
+    fault = error;
+  });
+  const gone = new Promise<void>((resolve) => child.once('close', () => resolve()));
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (chunk: Buffer) => {
+      written += chunk.toString('utf8');
+    });
+  t.teardown(async () => {
+    child.kill('SIGKILL');
+    await gone;
+    rmSync(folder, { recursive: true, force: true });
+  });
+  await eventually(`${made.program} takes connections`, async () => {
+    if (fault !== undefined || child.exitCode !== null) return true;
+    return accepts(port);
+  });
+  if (fault !== undefined || child.exitCode !== null)
+    throw new Error(`${made.program} did not start; \`bash scripts/setup --test\` installs it.\n${written}`, {
+      cause: fault,
+    });
+  return { base: `http://127.0.0.1:${port}`, port, output: () => written };
+};
