@@ -72,11 +72,16 @@ const readAnswer = (data: Buffer): { status: number; bytes: number } | undefined
   return bytes === undefined ? undefined : { status, bytes };
 };
 
-/** Sends for `seconds` on `connections` connections, one request at a time on each. */
+/**
+ * Sends for `seconds` on `connections` connections, one request at a time on each. With `perSecond` all of them
+ * together send so many, evenly spread; a request whose turn came while its connection still waited counts from its
+ * turn, so that a server which stalls cannot hide it.
+ */
 export const runLoad = (
   load: Load,
-  options: { connections: number; seconds: number },
+  options: { connections: number; seconds: number; perSecond?: number },
 ): Promise<LoadResult> => {
+  const spaceMs = options.perSecond === undefined ? 0 : (options.connections / options.perSecond) * 1000;
   const url = new URL(load.base);
   const statuses = new Map<number, number>();
   const tenths = new Uint32Array(TENTHS_MAX + 1);
@@ -109,6 +114,7 @@ export const runLoad = (
       const socket = connect({ host: url.hostname, port: Number(url.port), noDelay: true });
       sockets.push(socket);
       let sentAt = 0;
+      let turnAt = 0;
       let rest: Buffer | undefined;
       const send = (): void => {
         // The last request was answered, so its bytes are free to be written over.
@@ -116,7 +122,22 @@ export const runLoad = (
         sentAt = performance.now();
         socket.write(bytes);
       };
-      start.push(send);
+      const sendInTurn = (): void => {
+        turnAt += spaceMs;
+        const aheadMs = turnAt - performance.now();
+        if (aheadMs > 0) {
+          // A timer that comes late is the load's own fault, so it counts from the sending.
+          setTimeout(send, aheadMs);
+          return;
+        }
+        send();
+        sentAt = turnAt;
+      };
+      start.push(() => {
+        turnAt = begun + (spaceMs * (index - options.connections)) / options.connections;
+        if (spaceMs === 0) send();
+        else sendInTurn();
+      });
       socket.on('data', (chunk: Buffer) => {
         rest = rest === undefined ? chunk : Buffer.concat([rest, chunk]);
         try {
@@ -133,7 +154,8 @@ export const runLoad = (
         const now = performance.now();
         tenths[Math.min(TENTHS_MAX, Math.floor((now - sentAt) * 10))]! += 1;
         if (now < until) {
-          send();
+          if (spaceMs === 0) send();
+          else sendInTurn();
           return;
         }
         ended = now;

@@ -1,6 +1,7 @@
 // npm run bench -- NAME [--quick]: numbers that can be repeated. Starts what it measures, compares it in the same
 // run, prints a table and writes bench/results/. Margins under 15 % on a shared machine are noise.
 
+import { runFlood } from './flood.ts';
 import { runGate } from './gate.ts';
 import { runJoin } from './join.ts';
 import { runLine10m } from './line10m.ts';
@@ -8,16 +9,19 @@ import { readMachine } from './machine.ts';
 import { runPosition } from './position.ts';
 import { runPromote } from './promote.ts';
 import { publish, type Row } from './report.ts';
+import { runSlow } from './slow.ts';
 import { runSse } from './sse.ts';
 
 type Run = (quick: boolean) => Promise<{ rows: Row[]; rounds: Row[]; conditions: string[]; chart?: string }>;
 
 const runs: Readonly<Record<string, Run>> = {
+  flood: runFlood,
   gate: runGate,
   join: runJoin,
   position: runPosition,
   line10m: runLine10m,
   promote: runPromote,
+  slow: runSlow,
   sse: runSse,
 };
 

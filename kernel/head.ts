@@ -3,8 +3,11 @@
 // ends can be played against each other (request smuggling, RFC 9112 section 11.2), so whatever two could read
 // differently is refused: any Transfer-Encoding, and any second copy of a header that must be single.
 
-// One thing cannot be seen from here: at a header without a name the parser ends its list, so that neither it nor
-// this check knows of what follows, a length included. A proxy in front must refuse or drop such a line.
+// Three things cannot be seen from here, because the parser hides them, and a proxy in front must refuse them:
+// - at a header without a name it ends its list, and knows nothing of what follows, a length included;
+// - bytes beyond ASCII at the ends of a value it cuts off like blanks, so that a length of `2\x80` is 2;
+// - a head that it does not take for one (a hundred headers, a control character, a name of other than letters, digits
+//   and `-`) it hands to nobody, and closes the connection after ten seconds without an answer.
 
 const HEADERS_MAX = 100;
 /** The parser's own limit holds only for a head that comes in several segments; this one holds always. */
@@ -43,6 +46,9 @@ export type Head = {
   /** Why the head is refused, as a public sentence; empty when it is in order. */
   fault: string;
 };
+
+/** RFC 9110 section 7.2: a name or an address, and a port. It is told to origins and chooses the room. */
+const HOST = /^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::\d*)?$/;
 
 const NO_COOKIES: readonly string[] = [];
 
@@ -106,7 +112,9 @@ export const createHeadReader = () => {
     if (single) {
       if (hasName(headers, name)) fault = `\`${name}\` was sent more than once.`;
       if (name === 'cookie') cookie = value;
-      else if (name === 'content-length') {
+      else if (name === 'host') {
+        if (!HOST.test(value)) fault = '`host` is not a name and a port.';
+      } else if (name === 'content-length') {
         if (/^\d{1,15}$/.test(value)) bodyBytes = Number(value);
         else fault = '`content-length` is not a number.';
       }

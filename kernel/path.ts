@@ -12,10 +12,11 @@ const ENCODED =
   '%(?![01]|2[d-fD-F]|3[0-9bB]|4[1-9a-fA-F]|5[0-9aAcCfF]|6[1-9a-fA-F]|7[0-9aAeEfF]|25[0-9a-fA-F]{2})[0-9a-fA-F]{2}';
 const SEGMENT = `(?!\\.\\.?(?:/|$))(?:[A-Za-z0-9\\-._~!$&'()*+,=:@[\\]|]|${ENCODED})+`;
 const PLAIN_PATH = new RegExp(`^/(?:${SEGMENT}(?:/${SEGMENT})*/?)?$`);
-const PLAIN_QUERY = /^[\x21-\x7e]*$/;
+// Of what RFC 3986 section 3.4 forbids, `"`, `#`, `<` and `>`: browsers encode them, and a `#` would end the target.
+const PLAIN_QUERY = /^[\x21\x24-\x3b\x3d\x3f-\x7e]*$/;
 
 export const isPlainPath = (path: string): boolean => path.length <= PATH_CHARS_MAX && PLAIN_PATH.test(path);
 
-/** A query is passed on as it is, so only what cannot stand in a request line is refused. */
+/** A query is passed on as it is, so what cannot stand in a request line is refused. */
 export const isPlainQuery = (query: string): boolean =>
   query.length <= QUERY_CHARS_MAX && PLAIN_QUERY.test(query);

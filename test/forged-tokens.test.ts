@@ -315,12 +315,12 @@ const KINDS: readonly TokenKind[] = [
 /** A context is signed with the key of its room, which stands second. */
 const scopeOf = (kind: TokenKind) =>
   kind === 'context' ? (fields: readonly Field[]) => String(fields[1] ?? '') : undefined;
-const signed = (tokens: Tokens, kind: TokenKind, fields: readonly Field[]): string =>
+const compactOf = (tokens: Tokens, kind: TokenKind, fields: readonly Field[]): string =>
   tokens.sign(kind, fields, scopeOf(kind)?.(fields));
 
 /** Everything that can be done to a compact token without its key. */
 const forgedCompact = (tokens: Tokens, kind: TokenKind, fields: readonly Field[]): [string, string][] => {
-  const good = signed(tokens, kind, fields);
+  const good = compactOf(tokens, kind, fields);
   const [kid = '', body = '', mac = ''] = good.split('.');
   const foreign = createTokens({ keys: parseKeys(generateKey(kid))!, issuer: PUBLIC_URL });
   const other = createTokens({ keys: parseKeys(generateKey('other'))!, issuer: PUBLIC_URL });
@@ -329,7 +329,7 @@ const forgedCompact = (tokens: Tokens, kind: TokenKind, fields: readonly Field[]
   return [
     ...KINDS.filter((one) => one !== kind).map((one): [string, string] => [
       `a ${one} of the same`,
-      signed(tokens, one, fields),
+      compactOf(tokens, one, fields),
     ]),
     ['of another scope', tokens.sign(kind, fields, 'other')],
     ['nothing', ''],
@@ -364,8 +364,8 @@ const forgedCompact = (tokens: Tokens, kind: TokenKind, fields: readonly Field[]
     ['the first field changed', `${kid}.${flipped(body, 4)}.${mac}`],
     ['a fourth part', `${good}.${mac}`],
     ['a part in the middle', `${kid}.${body}.x.${mac}`],
-    ['of another key under this kid', signed(foreign, kind, fields)],
-    ['of another key', signed(other, kind, fields)],
+    ['of another key under this kid', compactOf(foreign, kind, fields)],
+    ['of another key', compactOf(other, kind, fields)],
     ['another kid', `other.${body}.${mac}`],
     ['kid root', `root.${body}.${mac}`],
     ['kid __proto__', `__proto__.${body}.${mac}`],
@@ -407,7 +407,7 @@ t.test('no forged token of our own is accepted, whatever its kind', async (t) =>
     'operator-csrf': (token) => tokens.verify('operator-csrf', token),
   };
   for (const kind of KINDS) {
-    t.ok(read[kind](signed(tokens, kind, fields[kind])), `${kind}: the true one is good`);
+    t.ok(read[kind](compactOf(tokens, kind, fields[kind])), `${kind}: the true one is good`);
     const forged = forgedCompact(tokens, kind, fields[kind]);
     t.ok(forged.length >= 40, `${forged.length} forgeries`);
     for (const [name, token] of forged) {
@@ -429,7 +429,7 @@ t.test('no forged token of our own is accepted, whatever its kind', async (t) =>
         !(kind === 'context' && wrong.length === 7)
       )
         t.equal(
-          read[kind](signed(tokens, kind, wrong)),
+          read[kind](compactOf(tokens, kind, wrong)),
           undefined,
           `${kind}: signed, and of another form ${wrong}`,
         );

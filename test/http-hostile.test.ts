@@ -11,6 +11,7 @@ import { silentLog } from '../kernel/log.ts';
 import { isPlainPath } from '../kernel/path.ts';
 import { rawRequest } from './support/client.ts';
 import { ambiguousFraming, CRLF, oddRequestLines, pathTricks, requestText } from './support/hostile.ts';
+import { random } from './support/random.ts';
 
 let ran = 0;
 const server = createServer({
@@ -31,6 +32,16 @@ server.route('GET', '/admin', () => {
   ran += 1;
   return { status: 200, body: 'the protected thing' };
 });
+server.route('GET', '/slow', async () => {
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  return { status: 200 };
+});
+server.route('GET', '/large', () => ({
+  status: 200,
+  body: (async function* endless() {
+    for (;;) yield Buffer.alloc(65_536);
+  })(),
+}));
 server.route('GET', '/address', (request) => ({ status: 200, body: request.address }));
 server.otherwise(() => {
   ran += 1;
@@ -89,6 +100,35 @@ t.test('a second copy of a header that must be single is refused', async (t) => 
   }
   const twice = request('GET /fine HTTP/1.1', 'accept: a', 'accept: b', 'connection: close');
   t.match((await rawRequest(port, twice)).text, /^HTTP\/1.1 200 /, 'a list header may come in parts');
+});
+
+t.test('a host is one name and a port, or the request is refused', async (t) => {
+  const asked = (host: string) =>
+    rawRequest(port, `GET /admin HTTP/1.1\r\nhost: ${host}\r\nconnection: close\r\n\r\n`);
+  for (const host of [
+    'a b',
+    'a/b',
+    'a@b',
+    'a\\b',
+    '"a"',
+    'a#b',
+    'a?b',
+    'a:80:80',
+    'a:x',
+    '[::1',
+    '[g::1]',
+    'a\xe9b',
+  ]) {
+    ran = 0;
+    const { text, closed } = await asked(host);
+    t.match(text, /^HTTP\/1.1 400 /, host);
+    t.ok(closed, host);
+    t.equal(ran, 0, host);
+  }
+  const { text } = await rawRequest(port, 'GET /admin HTTP/1.1\r\naccept: a\r\n\r\n', { waitMs: 150 });
+  t.notMatch(text, 'HTTP/1.1 200', 'none at all');
+  for (const host of ['', 'a', 'a.example:8080', 'a_b', '192.0.2.1:80', '[2001:db8::1]', '[::1]:80'])
+    t.match((await asked(host)).text, /^HTTP\/1.1 200 /, host);
 });
 
 t.test('a cookie of ours comes once', async (t) => {
@@ -152,7 +192,9 @@ t.test('a path that is not in its plain form never reaches a route', async (t) =
 });
 
 t.test('request lines of other kinds are refused', async (t) => {
-  for (const line of oddRequestLines) {
+  // Others stop at these characters, or take them for something else.
+  const inQueries = ['#', '"', '<', '>'].map((mark) => `GET /admin?a${mark}b HTTP/1.1`);
+  for (const line of [...oddRequestLines, ...inQueries]) {
     ran = 0;
     const { text } = await rawRequest(port, request(line), { waitMs: 150 });
     t.ok(text === '' || /^HTTP\/1.1 [45]\d\d /.test(text), line);
@@ -287,27 +329,71 @@ t.test('random bytes end no process', async (t) => {
   t.ok(await isFine());
 });
 
-t.test('slow heads and slow bodies are closed within 20 s', { timeout: 40_000 }, async (t) => {
-  const dripped = (start: string) =>
-    new Promise<number>((resolve) => {
-      const startMs = performance.now();
-      const wire = connect(port, '127.0.0.1');
-      wire.on('error', () => undefined); // A reset is one way of being closed.
-      wire.resume();
-      wire.write(start);
-      const drip = setInterval(() => wire.write('x'), 2000);
-      wire.once('close', () => {
-        clearInterval(drip);
-        resolve(performance.now() - startMs);
-      });
-      setTimeout(() => wire.destroy(), 30_000).unref();
-    });
-  const tookMs = await Promise.all([
-    dripped(''),
-    dripped('GET /fine HTTP/1.1\r\nhost: a\r\nx-slow: '),
-    dripped(request('POST /fine HTTP/1.1', 'content-length: 900')),
-    dripped('GET /fine HTTP/1.1\r\n\r\n'),
-  ]);
-  for (const [index, ms] of tookMs.entries()) t.ok(ms < 20_000, `case ${index} took ${Math.round(ms)} ms`);
+t.test('a client that cuts its connection at any byte does no harm', async (t) => {
+  const seed = Math.floor(Math.random() * 2 ** 31);
+  t.comment(`seed ${seed}`);
+  const from = random(seed);
+  const whole = `${request('POST /fine HTTP/1.1', 'content-length: 9')}123456789${request('GET /slow HTTP/1.1')}`;
+  await Promise.all(
+    Array.from(
+      { length: 300 },
+      () =>
+        new Promise<void>((resolve) => {
+          const wire = connect({ port, host: '127.0.0.1', noDelay: true });
+          wire.on('error', () => undefined); // The cut is the point.
+          wire.once('close', () => resolve());
+          wire.once('connect', () => {
+            wire.write(whole.slice(0, from.below(whole.length + 1)));
+            setTimeout(() => (from.next() < 0.5 ? wire.destroy() : wire.resetAndDestroy()), from.below(30));
+          });
+        }),
+    ),
+  );
   t.ok(await isFine());
 });
+
+t.test(
+  'hundreds of slow heads, bodies and readers are closed within 20 s, and others are served meanwhile',
+  { timeout: 40_000 },
+  async (t) => {
+    const crowd = Array.from({ length: 110 }, (_, index) => `x-${index}: y`);
+    const starts: Record<string, string> = {
+      silent: '',
+      'a slow head': 'GET /fine HTTP/1.1\r\nhost: a\r\nx-slow: ',
+      'a slow body': request('POST /fine HTTP/1.1', 'content-length: 900'),
+      'nothing after an answer': 'GET /fine HTTP/1.1\r\n\r\n',
+      'a broken head': request('GET /fine HTTP/1.1', 'a b: c'),
+      'a head the parser has no room for': request('GET /fine HTTP/1.1', ...crowd),
+      'a reader that stops': request('GET /large HTTP/1.1'),
+    };
+    const dripped = (name: string, start: string) =>
+      new Promise<number>((resolve) => {
+        const startMs = performance.now();
+        const wire = connect(port, '127.0.0.1');
+        wire.on('error', () => undefined); // A reset is one way of being closed.
+        wire.write(start);
+        // A drip of whole header bytes or of body bytes; a reader reads nothing until it should be over.
+        const isReader = name === 'a reader that stops';
+        const drip = isReader ? undefined : setInterval(() => wire.write('x'), 2000);
+        if (isReader) setTimeout(() => wire.resume(), 6000);
+        else wire.resume();
+        wire.once('close', () => {
+          clearInterval(drip);
+          resolve(performance.now() - startMs);
+        });
+        setTimeout(() => wire.destroy(), 30_000).unref();
+      });
+    const many = Object.entries(starts).flatMap(([name, start]) =>
+      Array.from({ length: 60 }, async () => [name, await dripped(name, start)] as const),
+    );
+    for (let times = 0; times < 20; times += 1) {
+      const asked = request('GET /fine HTTP/1.1', 'connection: close');
+      const { text } = await rawRequest(port, asked, { waitMs: 10_000 });
+      t.ok(text.endsWith('fine'), 'somebody else is served');
+    }
+    const slowest = new Map<string, number>();
+    for (const [name, ms] of await Promise.all(many)) slowest.set(name, Math.max(slowest.get(name) ?? 0, ms));
+    for (const [name, ms] of slowest) t.ok(ms < 20_000, `${name} took ${Math.round(ms)} ms`);
+    t.ok(await isFine());
+  },
+);
