@@ -32,6 +32,7 @@ import { withoutSecret } from './kernel/redis-url.ts';
 import type { Role, RoleName } from './kernel/role.ts';
 import { createSql, type Sql } from './kernel/sql.ts';
 import { createTokens, loadKeys, parseKeys } from './kernel/token.ts';
+import { createTracer } from './kernel/trace.ts';
 import { openUserTokens } from './kernel/user-token.ts';
 import { createClaimsReader } from './line/claims.ts';
 import { createIdentifier } from './line/identify.ts';
@@ -67,9 +68,13 @@ const within = async (ms: number, work: Promise<unknown>): Promise<boolean> => {
 };
 
 const run = async (config: Config, options: { fresh: boolean }): Promise<() => Promise<void>> => {
-  const log = createLog({ level: config.logLevel });
   const clock = systemClock;
   const metrics = createMetrics();
+  const tracer = createTracer({
+    ...{ config, metrics, roles: config.roles },
+    fault: (error) => log.warn('spans-not-sent', { error }),
+  });
+  const log = createLog({ level: config.logLevel, during: tracer?.ids });
   const stops: Stop[] = [];
   const has = (role: RoleName): boolean => config.roles.includes(role);
   const say = (line: string): boolean => process.stdout.write(`${line}\n`);
@@ -84,6 +89,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
     }
   };
 
+  if (tracer !== undefined) stops.push({ name: 'tracer', stop: () => tracer.stop() });
   try {
     if (options.fresh && config.redisUrl === '') {
       // Whoever has the folder open would have it pulled away: taking its lock first refuses that.
@@ -102,7 +108,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
     if (embedded !== undefined) stops.push({ name: 'redis', stop: () => embedded.stop() });
     const redisUrl = embedded?.url ?? config.redisUrl;
     const connect = async (purpose: string, blocking = false) => {
-      const client = createRedis({ url: redisUrl, config, log, purpose, blocking });
+      const client = createRedis({ url: redisUrl, config, log, purpose, blocking, tracer });
       stops.push({ name: `redis-${purpose}`, stop: () => client.disconnect() });
       await connectRedis(client, withoutSecret(redisUrl));
       return client;
@@ -129,10 +135,11 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
     const bookingUrl = config.bookingUrl || here(config.bookingPort);
     const names = cookieNames(publicUrl);
     const tokens = createTokens({ keys, issuer: publicUrl });
-    const fetcher = createFetcher({
+    const plainFetcher = createFetcher({
       connectionsMax: config.originConnectionsMax,
       headersTimeoutMs: config.originTimeoutMs,
     });
+    const fetcher = tracer?.traced(plainFetcher) ?? plainFetcher;
     stops.push({ name: 'fetcher', stop: () => fetcher.close() });
     const view = createView({ redis, log, everyMs: Math.min(1000, config.snapshotMs) });
     stops.push({ name: 'view', stop: () => view.stop() });
@@ -199,6 +206,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
           log,
           metrics,
           fetcher,
+          tracer,
         }),
       );
       if (demo) await seedEvent(sql, redis, demoEvent);
@@ -220,6 +228,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
         slowReaderMs: config.slowReaderMs,
         trustedProxies: config.trustedProxies,
         headers: securityHeaders(names),
+        tracer,
         observer: (seen) => metrics.observer('request_seconds', seen),
       });
       const server = withCors(plain, { origins: config.allowedOrigins, prefix: '/v1/rooms/' });

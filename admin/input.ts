@@ -19,8 +19,9 @@ export const readBody = (
     if (!/^application\/json\s*(?:;|$)/i.test(type)) throw new Refusal('wrong-type');
     try {
       value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(request.body));
-    } catch (cause) {
-      throw new Refusal('bad-json', { cause });
+    } catch {
+      // The parser's own words quote the body, which is nobody's business but the sender's.
+      throw new Refusal('bad-json');
     }
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))

@@ -11,6 +11,7 @@ import type { Redis } from '../kernel/redis.ts';
 import type { Role } from '../kernel/role.ts';
 import { migrate, type Sql } from '../kernel/sql.ts';
 import type { Tokens } from '../kernel/token.ts';
+import type { Tracer } from '../kernel/trace.ts';
 import { bookingKeys } from '../lua/booking.ts';
 import { createEvent, createInventory, type SaleEvent } from './inventory.ts';
 import { createOrders } from './orders.ts';
@@ -44,6 +45,7 @@ export const createBookingCore = async (options: {
   log: Log;
   metrics?: Metrics;
   fetcher: Fetcher;
+  tracer?: Tracer | undefined;
 }): Promise<Role> => {
   const { config, sql, redis, tokens, metrics, fetcher } = options;
   const log = options.log.with({ role: 'booking-core' });
@@ -88,6 +90,9 @@ export const createBookingCore = async (options: {
     slowReaderMs: config.slowReaderMs,
     // The gateway is the only caller, and the fan's address is of no interest here.
     trustedProxies: [],
+    // Its logs and spans are part of the gateway's requests.
+    idsFrom: 'anyone',
+    tracer: options.tracer,
     headers: [
       ['x-content-type-options', 'nosniff'],
       ['referrer-policy', 'same-origin'],

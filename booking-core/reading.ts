@@ -22,8 +22,9 @@ export const readBody = (request: Request, names: readonly string[]): Record<str
   let value: unknown;
   try {
     value = JSON.parse(request.body.toString('utf8'));
-  } catch (cause) {
-    throw new Refusal('bad-json', { cause });
+  } catch {
+    // The parser's own words quote the body, which is nobody's business but the sender's.
+    throw new Refusal('bad-json');
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Refusal('bad-json');
   const fields = value as Record<string, unknown>; // An object that is no array, just checked.

@@ -3,7 +3,7 @@
 
 import type { Config } from '../kernel/config.ts';
 import { Refusal } from '../kernel/errors.ts';
-import { type EventStream, json, type Server } from '../kernel/http.ts';
+import { type Answer, type EventStream, json, type Server } from '../kernel/http.ts';
 import type { EventId, VisitorId } from '../kernel/ids.ts';
 import type { Log } from '../kernel/log.ts';
 import type { Metrics } from '../kernel/metrics.ts';
@@ -100,6 +100,19 @@ export const createHolding = (
 
 export type Holding = ReturnType<typeof createHolding>;
 
+/** What was written down of an order: it itself, or the problem that ended it. */
+const answered = ({ status, body }: { status: number; body: unknown }): Answer =>
+  status < 400
+    ? json(status, body, status === 202 ? [['retry-after', '1']] : [])
+    : {
+        status,
+        headers: [
+          ['content-type', 'application/problem+json'],
+          ['cache-control', 'no-store'],
+        ],
+        body: JSON.stringify(body),
+      };
+
 const viewEvent = (event: SaleEvent, seatsPerVisitor: number) => ({
   id: event.id,
   name: event.name,
@@ -186,7 +199,7 @@ export const addRoutes = (server: Server, parts: RouteParts & { holding: Holding
     if (typeof holdId !== 'string') throw new Refusal('bad-field', { detail: '`holdId` is a hold of yours' });
     const token = readPayment(payment);
     const answer = await orders.place({ visitorId, visit, key, holdId, token });
-    return json(answer.status, answer.body, answer.status === 202 ? [['retry-after', '1']] : []);
+    return answered(answer);
   });
 
   server.route('GET', '/v1/orders', async (request) => {
@@ -204,8 +217,7 @@ export const addRoutes = (server: Server, parts: RouteParts & { holding: Holding
     const key = readKey(request.header('idempotency-key'));
     const orderId = orderIdOf(request.params.order);
     if (request.body.length > 0) readBody(request, []);
-    const answer = await orders.refund({ visitorId, orderId, key });
-    return json(answer.status, answer.body);
+    return answered(await orders.refund({ visitorId, orderId, key }));
   });
 
   server.route('POST', '/v1/payments/:provider/webhook', async (request) => {

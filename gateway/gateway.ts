@@ -17,6 +17,7 @@ import type { Tokens } from '../kernel/token.ts';
 import type { ClaimsReader } from '../line/claims.ts';
 import { parseEntry } from '../line/entries.ts';
 import type { Identifier } from '../line/identify.ts';
+import { createOpenApi } from '../line/openapi.ts';
 import type { Session } from '../line/receipt.ts';
 import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
@@ -171,6 +172,15 @@ export const createGateway = (options: GatewayOptions): Role => {
     ],
     body: JSON.stringify(await tokens.jwks()),
   }));
+  const openApi = JSON.stringify(createOpenApi());
+  server.route('GET', '/v1/openapi.json', () => ({
+    status: 200,
+    headers: [
+      ['content-type', 'application/json; charset=utf-8'],
+      ['cache-control', 'public, max-age=300'],
+    ],
+    body: openApi,
+  }));
   pages.register(server);
   server.route('GET', '/v1/authorize', createAuthorize({ ...options, admission }));
 
@@ -256,6 +266,7 @@ export const createGateway = (options: GatewayOptions): Role => {
             await end.run(redis, roomKeys(session.room), { nowMs: '', placeId, number, reason: 'origin' });
           } catch (error) {
             log.warn('end-not-written', {
+              ...request.ids,
               room: session.room,
               error: error instanceof Error ? error : String(error),
             });

@@ -93,6 +93,7 @@ export const createJudge = (options: {
       } catch (error) {
         // The place is withheld all the same; only its record for review is missing, and that is said here.
         log.error('decision-not-written', {
+          ...request.ids,
           room,
           verdict: decision.verdict,
           error: error instanceof Error ? error : String(error),

@@ -18,6 +18,9 @@ const HTML: readonly Header[] = [
   ['content-type', 'text/html; charset=utf-8'],
   ['cache-control', 'no-store'],
   ['content-security-policy', pageSecurityPolicy],
+  // No window of another site keeps a handle on this page, and none shows it as its own.
+  ['cross-origin-opener-policy', 'same-origin'],
+  ['cross-origin-resource-policy', 'same-origin'],
 ];
 
 /** Only a path of this site, so that nobody is sent elsewhere after the wait. */

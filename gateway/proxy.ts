@@ -5,6 +5,7 @@ import { claimedAddressHeaders } from '../kernel/address.ts';
 import { Refusal } from '../kernel/errors.ts';
 import type { Fetcher } from '../kernel/fetch.ts';
 import type { Answer, Request } from '../kernel/http.ts';
+import { traceHeaders } from '../kernel/traceparent.ts';
 
 type Header = readonly [name: string, value: string];
 
@@ -26,6 +27,8 @@ const NOT_TO_ORIGIN = new Set([
   'x-forwarded-host',
   'x-forwarded-proto',
   'x-request-id',
+  'traceparent',
+  'tracestate',
   'cookie',
 ]);
 const NOT_TO_CLIENT = new Set([
@@ -38,6 +41,8 @@ const NOT_TO_CLIENT = new Set([
   'content-length',
   'date',
   'server',
+  // One request has one name, the one we gave it.
+  'x-request-id',
 ]);
 
 const ours = (name: string): boolean => name.startsWith('anteroom-');
@@ -87,6 +92,7 @@ export const createProxy = (options: { fetcher: Fetcher }) => {
       ['x-forwarded-host', request.header('host') ?? ''],
       ['x-forwarded-proto', p.proto],
       ['x-request-id', request.id],
+      ...traceHeaders(request.trace),
     );
     for (const [name, value] of p.context) headers.push([name, value]);
 

@@ -125,6 +125,20 @@ export const configTable = {
     [],
     'Foreign web origins that may open a WebSocket or read answers (CORS). Our own is always allowed.',
   ),
+  // Watching it
+  otlpUrl: text(
+    'ANTEROOM_OTLP_URL',
+    '',
+    'Where traces go: the address of an OpenTelemetry collector that takes OTLP over HTTP, e.g. http://127.0.0.1:4318; `/v1/traces` is put behind it. Empty: no traces.',
+  ),
+  traceOneIn: integer(
+    'ANTEROOM_TRACE_ONE_IN',
+    'requests',
+    1,
+    1,
+    1_000_000,
+    'One request in so many is traced, unless a trusted proxy has decided in its `traceparent`.',
+  ),
   // Stores
   redisUrl: text(
     'ANTEROOM_REDIS_URL',
@@ -545,6 +559,12 @@ const userTokenFaults = (read: Record<string, unknown>): string[] => {
   return faults;
 };
 
+const isPlainHttpUrl = (text: string): boolean => {
+  if (!URL.canParse(text)) return false;
+  const { protocol, username, password, search, hash } = new URL(text);
+  return /^https?:$/.test(protocol) && username + password + search + hash === '';
+};
+
 /** Reads the table from an environment. Throws ConfigFault with every fault at once; values are never quoted. */
 export const readConfig = (environment: Record<string, string | undefined>): Config => {
   const faults: string[] = [];
@@ -559,6 +579,8 @@ export const readConfig = (environment: Record<string, string | undefined>): Con
     if (!roleNames.some((name) => name === role))
       faults.push(`ANTEROOM_ROLES has an unknown role; the roles are ${roleNames.join(', ')}`);
   faults.push(...userTokenFaults(read));
+  if (read.otlpUrl !== '' && !isPlainHttpUrl(String(read.otlpUrl)))
+    faults.push('ANTEROOM_OTLP_URL must be an http or https address without user, query and fragment');
   if (typeof read.redisUrl === 'string' && read.redisUrl !== '') {
     const place = parseRedisPlace(read.redisUrl);
     if (place.outcome === 'fault') faults.push(`ANTEROOM_REDIS_URL ${place.says}`);

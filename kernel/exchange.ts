@@ -4,6 +4,8 @@
 // the first look, because most requests never look.
 
 import { type FlatHeaders, findCookie, type Head } from './head.ts';
+import type { Span } from './trace.ts';
+import { readTrace, type Trace } from './traceparent.ts';
 
 export type Request = {
   readonly method: string;
@@ -25,6 +27,10 @@ export type Request = {
   /** Whether the socket is that of a trusted proxy, whose word about the request is taken. */
   readonly viaProxy: boolean;
   readonly id: string;
+  /** The trace it belongs to: that of a trusted proxy, or a new one. */
+  readonly trace: Trace;
+  /** What a log line about this request carries. */
+  readonly ids: { requestId: string; traceId: string };
   /** The whole body; empty for none. */
   readonly body: Buffer;
   /** Aborted when the client has left before its answer was whole. */
@@ -44,7 +50,7 @@ export class Exchange<Wire extends Peer> implements Request {
   readonly method: string;
   readonly path: string;
   readonly query: string;
-  readonly id: string;
+  id: string;
   readonly startedMs: number;
   params: Readonly<Record<string, string>> = {};
   body: Buffer = NO_BODY;
@@ -60,8 +66,12 @@ export class Exchange<Wire extends Peer> implements Request {
   /** Told when the client leaves while an answer is being streamed. */
   left: (() => void) | undefined;
   readonly flatHeaders: FlatHeaders;
+  /** Its span, while traces are switched on. */
+  span: Span | undefined;
   private readonly head: Head;
   private readonly trust: Trust;
+  private readonly isBelieved: ((peer: Uint8Array) => boolean) | undefined;
+  private traceMade: Trace | undefined;
   private peer: Uint8Array | undefined;
   private addressText: string | undefined;
   private pairs: (readonly [string, string])[] | undefined;
@@ -76,6 +86,8 @@ export class Exchange<Wire extends Peer> implements Request {
     id: string;
     head: Head;
     trust: Trust;
+    /** Whether this peer may name the request and its trace; undefined: nobody may. */
+    isBelieved: ((peer: Uint8Array) => boolean) | undefined;
     startedMs: number;
   }) {
     this.wire = made.wire;
@@ -86,6 +98,7 @@ export class Exchange<Wire extends Peer> implements Request {
     this.head = made.head;
     this.flatHeaders = made.head.headers;
     this.trust = made.trust;
+    this.isBelieved = made.isBelieved;
     this.startedMs = made.startedMs;
   }
 
@@ -125,6 +138,28 @@ export class Exchange<Wire extends Peer> implements Request {
   get viaProxy(): boolean {
     this.keepPeer();
     return this.trust.isProxy(this.peer ?? NO_BODY);
+  }
+
+  /** A header about the request's own name or trace: only the word of a believed peer counts. */
+  believed(name: string): string | undefined {
+    const text = this.isBelieved === undefined ? undefined : this.header(name);
+    if (text === undefined) return undefined;
+    this.keepPeer();
+    return this.isBelieved!(this.peer ?? NO_BODY) ? text : undefined;
+  }
+
+  get trace(): Trace {
+    this.traceMade ??= readTrace((name) => this.believed(name));
+    return this.traceMade;
+  }
+
+  /** The same trace, once it is decided whether it is recorded. */
+  follow(trace: Trace): void {
+    this.traceMade = trace;
+  }
+
+  get ids(): { requestId: string; traceId: string } {
+    return { requestId: this.id, traceId: this.trace.traceId };
   }
 
   /** Takes the binary address while the socket is there; called before anything is awaited. */

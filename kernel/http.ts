@@ -48,6 +48,8 @@ type Observers = Map<string, ((seconds: number) => void)[]>;
 type Route = { pattern: string; run: Handler | SocketHandler; bodyBytesMax: number; observers: Observers };
 
 const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']);
+/** What a proxy may call a request: a word that is safe in a header, a log line and a page. */
+const REQUEST_ID = /^[A-Za-z0-9._-]{8,64}$/;
 const LISTEN_SHARED = 0;
 const LISTEN_EXCLUSIVE = 1;
 /** A fan sends a word now and then; anything longer is not ours. */
@@ -89,13 +91,15 @@ const isStreamed = (body: Answer['body']): body is AsyncIterable<Uint8Array> =>
 
 /** Throws when a trusted proxy is not an address, or when the native library cannot run on this system. */
 export const createServer = (options: ServerOptions): Server => {
-  const { name, host, port, log, slowReaderMs, observer } = options;
+  const { name, host, port, log, slowReaderMs, observer, tracer } = options;
   const uws = loadUws();
   const app = uws.App();
   const router = createRouter<Route>();
   const sockets = createRouter<Route>();
   const readHead = createHeadReader();
   const trust = createTrust(options.trustedProxies);
+  const believed = options.trustedProxies.length === 0 ? undefined : trust.isProxy;
+  const isBelieved = options.idsFrom === 'anyone' ? () => true : believed;
   const ownLines = headLines(options.headers ?? []);
   const idPrefix = randomBytes(5).toString('hex');
   const links = new Set<StreamLink | SocketLink>();
@@ -121,6 +125,7 @@ export const createServer = (options: ServerOptions): Server => {
 
   const noRoute: Observers = new Map();
   const note = (x: Wired, status: number): void => {
+    x.span?.end(status);
     if (observer === undefined) return;
     const observers = x.observers ?? noRoute;
     // A label takes only words we know: a stranger may invent methods without end.
@@ -253,7 +258,7 @@ export const createServer = (options: ServerOptions): Server => {
       note(x, answer.status);
     } catch (error) {
       if (x.mode !== 'answering') return;
-      log.warn('answer-broken', { server: name, requestId: x.id, route: x.pattern, error });
+      log.warn('answer-broken', { server: name, ...x.ids, route: x.pattern, error });
       wire.close();
     } finally {
       watched.delete(watch);
@@ -304,19 +309,19 @@ export const createServer = (options: ServerOptions): Server => {
 
   const fail = (x: Wired, error: unknown): void => {
     // A client that leaves aborts what was done for it; the throw that follows is no fault.
-    if (x.mode === 'over') return log.debug('request-abandoned', { server: name, requestId: x.id, error });
-    const where = { server: name, requestId: x.id, route: x.pattern };
+    if (x.mode === 'over') return log.debug('request-abandoned', { server: name, ...x.ids, error });
+    const where = () => ({ server: name, ...x.ids, route: x.pattern });
     try {
       if (error instanceof Refusal) {
         if (error.cause !== undefined)
-          log.warn('request-refused', { ...where, code: error.code, error: error.cause });
+          log.warn('request-refused', { ...where(), code: error.code, error: error.cause });
         return respond(x, problemFrom(error));
       }
     } catch (second) {
       // A refusal whose members cannot be written as JSON: answered below, like any other fault of ours.
-      log.error('refusal-unwritable', { ...where, error: second });
+      log.error('refusal-unwritable', { ...where(), error: second });
     }
-    log.error('request-failed', { ...where, error });
+    log.error('request-failed', { ...where(), error });
     respond(x, problem('internal'));
   };
 
@@ -376,7 +381,16 @@ export const createServer = (options: ServerOptions): Server => {
     else throw new Error(`${x.pattern} is no socket route, but wants to become a socket`);
   };
 
+  /** Runs a route, under a span while traces are switched on. */
   const run = (x: Wired, route: Route, context?: us_socket_context_t): void => {
+    if (tracer === undefined) return work(x, route, context);
+    const { method, pattern, startedMs, trace, id: requestId } = x;
+    x.span = tracer.request({ trace, requestId, method, route: pattern, server: name, startedMs });
+    x.follow(x.span.trace);
+    tracer.run(x.span, () => work(x, route, context));
+  };
+
+  const work = (x: Wired, route: Route, context?: us_socket_context_t): void => {
     try {
       const result = route.run(x);
       if (!('then' in result)) return deliver(x, result, context);
@@ -384,7 +398,7 @@ export const createServer = (options: ServerOptions): Server => {
       result
         .then((value) => deliver(x, value, context))
         .catch((error: unknown) => fail(x, error))
-        .catch((error: unknown) => log.error('request-failed', { server: name, requestId: x.id, error }));
+        .catch((error: unknown) => log.error('request-failed', { server: name, ...x.ids, error }));
     } catch (error) {
       fail(x, error);
     }
@@ -434,9 +448,12 @@ export const createServer = (options: ServerOptions): Server => {
       id: `${idPrefix}-${idCount.toString(36)}`,
       head,
       trust,
-      startedMs: observer === undefined ? 0 : performance.now(),
+      isBelieved,
+      startedMs: observer === undefined && tracer === undefined ? 0 : performance.now(),
     });
     current = x;
+    const givenId = x.believed('x-request-id');
+    if (givenId !== undefined && REQUEST_ID.test(givenId)) x.id = givenId;
     if (head.fault !== '') return refuse(x, 'bad-header', head.fault);
     if (!isPlainPath(x.path) || !isPlainQuery(x.query)) return refuse(x, 'bad-path');
     if (!METHODS.has(x.method))

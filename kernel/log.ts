@@ -36,6 +36,8 @@ export const createLog = (options: {
   level: Level;
   clock?: Clock;
   fields?: Fields;
+  /** What is known of the request during which a line is written. */
+  during?: (() => Fields | undefined) | undefined;
   /** Takes one finished line without its newline. */
   write?: (line: string) => void;
 }): Log => {
@@ -51,6 +53,7 @@ export const createLog = (options: {
           level: at,
           event,
           ...base,
+          ...options.during?.(),
           ...safe(fields),
         }),
       );

@@ -141,6 +141,11 @@ export const metricTable = {
     help: 'Seats whose copy in Redis was put right from PostgreSQL.',
     labels: [],
   },
+  spans_total: {
+    kind: 'counter',
+    help: 'Spans of traces: taken by the collector, or dropped because it was away or too slow.',
+    labels: ['outcome'],
+  },
 } as const satisfies Record<string, Row>;
 
 /**
@@ -157,7 +162,7 @@ const labelValues: Record<string, readonly string[] | number> = {
     ...['unknown', 'otherSale', 'held', 'recovering', 'closed', 'notOpen', 'full', 'joined'],
     ...['finished', 'active', 'notPromoted', 'claimed', 'ok', 'error', 'done', 'failed'],
     ...['repeated', 'rebuilding', 'conflict', 'ended', 'limit', 'none', 'taken'],
-    ...['verified', 'known', 'invalid', 'unavailable', 'refused', 'overloaded'],
+    ...['verified', 'known', 'invalid', 'unavailable', 'refused', 'overloaded', 'dropped'],
     ...['late', 'paying', 'paid', 'declined', 'expired', 'refunding', 'refunded', 'cancelled'],
   ],
   verdict: ['allow', 'challenge', 'tarpit', 'block'],

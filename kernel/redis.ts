@@ -8,6 +8,7 @@ import type { Config } from './config.ts';
 import { Refusal } from './errors.ts';
 import type { Log } from './log.ts';
 import { parseRedisPlace, type RedisPlace } from './redis-url.ts';
+import type { Tracer } from './trace.ts';
 
 export type { Redis } from 'ioredis';
 
@@ -95,6 +96,21 @@ const placeSettings = (place: RedisPlace, sentinelPassword: string): Settings =>
   };
 };
 
+const traceScripts = (client: Redis, tracer: Tracer): void => {
+  // ioredis has put each script on the client as a method of its own; its type cannot say so.
+  type Method = (this: unknown, ...args: unknown[]) => Promise<unknown>;
+  const methods = client as unknown as Record<string, Method>;
+  for (const command of scriptCommands.keys()) {
+    const run = methods[command]!;
+    // lua/script.ts makes `ar_room_join` of room.join.
+    const name = command.replace('ar_', '').replace('_', '.');
+    // A pipeline that ioredis fills by itself takes the same method over, and calls it in its own name.
+    methods[command] = function (...args) {
+      return this === client ? tracer.command(name, () => run.apply(this, args)) : run.apply(this, args);
+    };
+  }
+};
+
 /**
  * A client that reconnects by itself. `purpose` names the connection in CLIENT LIST.
  * A blocking reader (XREAD BLOCK) needs one of its own: pass `blocking`, which lifts the command deadline.
@@ -105,6 +121,8 @@ export const createRedis = (options: {
   log: Log;
   purpose: string;
   blocking?: boolean;
+  /** Gives every script of the line that runs during a request a span, by its name alone. */
+  tracer?: Tracer | undefined;
 }): Redis => {
   const { url, config, log, purpose } = options;
   const parsed = parseRedisPlace(url);
@@ -130,6 +148,7 @@ export const createRedis = (options: {
     ...placeSettings(place, config.sentinelPassword),
   };
   const client = place.kind === 'server' ? new Redis(place.url, settings) : new Redis(settings);
+  if (options.tracer !== undefined) traceScripts(client, options.tracer);
   let down = false;
   client.on('error', (error: Error) => {
     if (!down) log.warn('redis-lost', { purpose, error });

@@ -4,6 +4,7 @@
 import type { Answer, HeaderList } from './answer.ts';
 import type { Request } from './exchange.ts';
 import type { Log } from './log.ts';
+import type { Tracer } from './trace.ts';
 
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE' | 'HEAD' | 'OPTIONS';
 
@@ -74,6 +75,13 @@ export type ServerOptions = {
   bodyBytesMax: number;
   slowReaderMs: number;
   trustedProxies: readonly string[];
+  /**
+   * Whose `x-request-id`, `traceparent` and `tracestate` are taken over: those of trusted proxies (the default), or
+   * anyone's, for a server that only our own gateway reaches.
+   */
+  idsFrom?: 'trustedProxies' | 'anyone';
+  /** Undefined: no traces. */
+  tracer?: Tracer | undefined;
   /** Added to every answer (security headers). */
   headers?: HeaderList;
   /**

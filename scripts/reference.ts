@@ -1,5 +1,5 @@
-// Writes docs/reference/*.md from the tables in the code: settings, error codes, Redis keys, metrics and the
-// headers of the Lua scripts. `npm run docs` writes; `npm run docs -- --check` only compares and answers 1 when a
+// Writes docs/reference from the tables in the code: settings, error codes, Redis keys, metrics, the headers of the
+// Lua scripts, and the public API. `npm run docs` writes; `npm run docs -- --check` only compares and answers 1 when a
 // page is out of date. A tidy test compares too, so the pages cannot fall behind.
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -8,6 +8,7 @@ import { configTable } from '../kernel/config.ts';
 import { errorTable } from '../kernel/errors.ts';
 import { keyTable } from '../kernel/keys.ts';
 import { metricPrefix, metricTable } from '../kernel/metrics.ts';
+import { createOpenApi } from '../line/openapi.ts';
 import { luaHeaders } from './lua-headers.ts';
 
 const folder = fileURLToPath(new URL('../docs/reference/', import.meta.url));
@@ -117,6 +118,7 @@ export const referencePages = (): Map<string, string> =>
     ['keys.md', keysPage()],
     ['metrics.md', metricsPage()],
     ['scripts.md', scriptsPage()],
+    ['openapi.json', `${JSON.stringify(createOpenApi(), null, 2)}\n`],
   ]);
 
 /** The names of the pages that differ from what is checked in. */

@@ -14,6 +14,7 @@ import {
 } from '../kernel/address.ts';
 import type { Fetcher } from '../kernel/fetch.ts';
 import type { Request } from '../kernel/http.ts';
+import { readTrace } from '../kernel/traceparent.ts';
 
 const bytesOf = (text: string): Uint8Array => parseAddress(text)!;
 const v4 = fc.ipV4();
@@ -220,7 +221,7 @@ t.test('no header in which others name an address reaches an origin', async (t) 
   const headers = [...claimedAddressHeaders].map((name): [string, string] => [name, '203.0.113.66']);
   const request: Request = {
     ...{ method: 'GET', path: '/', query: '', params: {}, id: 'r', address: '192.0.2.1', viaProxy: false },
-    viaProxy: false,
+    ...{ trace: readTrace(() => undefined), ids: { requestId: 'r', traceId: '' } },
     ...{ headers, flatHeaders: headers.flat(), body: Buffer.alloc(0), signal: new AbortController().signal },
     header: (name) => headers.find(([known]) => known === name)?.[1],
     cookie: () => undefined,

@@ -112,6 +112,8 @@ t.test(
       address: '9.9.9.9',
       viaProxy: false,
       id: 'r1',
+      trace: { traceId: 'a'.repeat(32), spanId: 'b'.repeat(16), parentId: '', sampled: false, state: '' },
+      ids: { requestId: 'r1', traceId: 'a'.repeat(32) },
       body: Buffer.alloc(0),
       signal: new AbortController().signal,
       header: (name) => headers.find(([known]) => known === name)?.[1],

@@ -89,6 +89,8 @@ export const startGateways = async (
     env?: Record<string, string>;
     publicUrl?: string;
     streams?: boolean;
+    /** Told of every route as it is registered. */
+    registered?: (method: string, pattern: string) => void;
   },
 ): Promise<Gateways> => {
   const redis = await startRedis(t);
@@ -127,6 +129,11 @@ export const startGateways = async (
       headers: securityHeaders(names),
     });
     const server = withCors(plain, { origins: config.allowedOrigins, prefix: '/v1/rooms/' });
+    const { route } = server;
+    server.route = (method, pattern, run, more) => {
+      options.registered?.(method, pattern);
+      route(method, pattern, run, more);
+    };
     const fetcher = createFetcher({ connectionsMax: 32, headersTimeoutMs: 5000 });
     const nowMs = (): number => view.redisNowMs();
     const limits = createLimits({ config, redis: client, clock: systemClock, metrics });
