@@ -17,10 +17,12 @@ import { createLedgerWriter } from './dispatcher/ledger.ts';
 import { createGateway } from './gateway/gateway.ts';
 import { createJudge } from './gateway/judging.ts';
 import { createLimits, tollOf } from './gateway/limits.ts';
+import { createOverload } from './gateway/overload.ts';
 import { securityHeaders } from './gateway/security-headers.ts';
 import { systemClock } from './kernel/clock.ts';
 import { type Config, ConfigFault, readConfig } from './kernel/config.ts';
 import { withCors } from './kernel/cors.ts';
+import { connectionsAllowed } from './kernel/descriptors.ts';
 import { createFetcher } from './kernel/fetch.ts';
 import { lockFolder } from './kernel/folder-lock.ts';
 import { createServer } from './kernel/http.ts';
@@ -31,6 +33,7 @@ import { startEmbeddedRedis } from './kernel/redis-server.ts';
 import { withoutSecret } from './kernel/redis-url.ts';
 import type { Role, RoleName } from './kernel/role.ts';
 import { createSql, type Sql } from './kernel/sql.ts';
+import { checkCertificate } from './kernel/tls.ts';
 import { createTokens, loadKeys, parseKeys } from './kernel/token.ts';
 import { createTracer } from './kernel/trace.ts';
 import { openUserTokens } from './kernel/user-token.ts';
@@ -54,7 +57,19 @@ const openSql = async (options: { config: Config; log: Log }): Promise<{ sql: Sq
   return { sql, rooms };
 };
 
-type Stop = { name: string; stop(): Promise<unknown> | unknown };
+type Stop = { name: string; stop(): Promise<unknown> | unknown; withinMs?: number };
+type Running = {
+  stop(): Promise<void>;
+  /** Reads the certificate again; undefined where there is none. Never rejects: what is wrong goes to the log. */
+  renew: (() => Promise<void>) | undefined;
+};
+
+/** Whatever happens while stopping, the process is gone by then. */
+const STOP_MS_MAX = 58_000;
+/** Streams are sent elsewhere over so long at most, beside what requests are given. */
+const LEAVE_MS_MAX = 21_000;
+/** A connection that has just come has so long to say what it wants. */
+const LINGER_MS = 250;
 
 /** A deadline for one step of stopping, so that nothing can keep the process for ever. */
 const within = async (ms: number, work: Promise<unknown>): Promise<boolean> => {
@@ -67,7 +82,7 @@ const within = async (ms: number, work: Promise<unknown>): Promise<boolean> => {
   return done;
 };
 
-const run = async (config: Config, options: { fresh: boolean }): Promise<() => Promise<void>> => {
+const run = async (config: Config, options: { fresh: boolean }): Promise<Running> => {
   const clock = systemClock;
   const metrics = createMetrics();
   const tracer = createTracer({
@@ -79,10 +94,15 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
   const has = (role: RoleName): boolean => config.roles.includes(role);
   const say = (line: string): boolean => process.stdout.write(`${line}\n`);
 
+  let stopping = false;
+  let drain = (): void => undefined;
+  let renewCertificate: (() => Promise<void>) | undefined;
+
   const stopAll = async (): Promise<void> => {
-    for (const { name, stop } of stops.reverse()) {
+    for (const { name, stop, withinMs } of stops.reverse()) {
       try {
-        if (!(await within(config.stopMs, Promise.resolve(stop())))) log.warn('stop-late', { part: name });
+        if (!(await within(withinMs ?? config.stopMs, Promise.resolve(stop()))))
+          log.warn('stop-late', { part: name });
       } catch (error) {
         log.error('stop-failed', { part: name, error: error instanceof Error ? error : String(error) });
       }
@@ -90,6 +110,21 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
   };
 
   if (tracer !== undefined) stops.push({ name: 'tracer', stop: () => tracer.stop() });
+  /** Not ready first, so that a balancer sends nobody here any more; then everything in reverse. */
+  const stop = async (): Promise<void> => {
+    stopping = true;
+    if (config.drainMs > 0) {
+      log.info('draining', { drainMs: config.drainMs });
+      drain();
+      await new Promise((resolve) => setTimeout(resolve, config.drainMs));
+    }
+    await stopAll();
+  };
+  const renewLogged = (renewal: () => Promise<void>) => (): Promise<void> =>
+    renewal().catch((error: unknown) =>
+      log.error('certificate-refused', { error: error instanceof Error ? error : String(error) }),
+    );
+
   try {
     if (options.fresh && config.redisUrl === '') {
       // Whoever has the folder open would have it pulled away: taking its lock first refuses that.
@@ -131,7 +166,10 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
     // What several roles share
     const here = (port: number): string =>
       `http://${config.host === '0.0.0.0' ? '127.0.0.1' : config.host}:${port}`;
-    const publicUrl = config.publicUrl || here(config.publicPort);
+    const tls = config.tlsCert === '' ? undefined : { certFile: config.tlsCert, keyFile: config.tlsKey };
+    const publicUrl =
+      config.publicUrl ||
+      (tls === undefined ? here(config.publicPort) : here(config.publicPort).replace('http:', 'https:'));
     const bookingUrl = config.bookingUrl || here(config.bookingPort);
     const names = cookieNames(publicUrl);
     const tokens = createTokens({ keys, issuer: publicUrl });
@@ -148,7 +186,13 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
       roles.push(role);
       stops.push({ name: role.name, stop: () => role.stop() });
     };
-    const health = createMetricsServer({ config, log, metrics, roles: () => roles });
+    const health = createMetricsServer({
+      config,
+      log,
+      metrics,
+      roles: () => roles,
+      stopping: () => stopping,
+    });
     stops.push({ name: 'metrics', stop: () => health.close() });
 
     // The demo, before anybody looks for it
@@ -219,6 +263,16 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
     }
     if (has('gateway') || has('broker')) {
       await view.refresh();
+      if (names.secure && tls === undefined && config.trustedProxies.length === 0)
+        log.warn('tls-missing', {
+          detail:
+            'The public URL is https, but this port speaks plain HTTP and no proxy is trusted. Set ANTEROOM_TLS_CERT, or name the proxy that ends TLS in ANTEROOM_TRUSTED_PROXIES.',
+        });
+      const connectionsMax = connectionsAllowed(config.connectionsMax, log);
+      const overload = createOverload({
+        config: { ...config, connectionsMax },
+        ...{ view, tokens, names, clock, log, metrics },
+      });
       const plain = createServer({
         name: 'public',
         host: config.host,
@@ -227,6 +281,9 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
         bodyBytesMax: config.bodyBytesMax,
         slowReaderMs: config.slowReaderMs,
         trustedProxies: config.trustedProxies,
+        connectionsMax,
+        ...(tls === undefined ? {} : { tls }),
+        guard: overload,
         headers: securityHeaders(names),
         tracer,
         observer: (seen) => metrics.observer('request_seconds', seen),
@@ -287,7 +344,23 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
         );
       }
       await server.listen();
-      stops.push({ name: 'public', stop: () => server.close(config.stopMs / 2) });
+      overload.watch(() => server.load());
+      drain = () => server.drain();
+      if (tls !== undefined) {
+        log.info('certificate', checkCertificate(tls));
+        renewCertificate = async () => {
+          await server.renewCertificate();
+          log.info('certificate', checkCertificate(tls));
+        };
+      }
+      stops.push({ name: 'overload', stop: () => overload.stop() });
+      // Requests under way get nearly all of the time that a part has to stop; what is left is for hanging up.
+      const graceMs = Math.max(config.stopMs / 2, config.stopMs - 1000);
+      stops.push({
+        name: 'public',
+        withinMs: config.stopMs + LEAVE_MS_MAX,
+        stop: () => server.close(graceMs, { lingerMs: LINGER_MS }),
+      });
     }
     await health.listen();
 
@@ -296,7 +369,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
     if (has('admin')) say(`  Admin         ${config.adminUrl || here(config.adminPort)}`);
     if (firstToken !== undefined) say(`  First token   ${firstToken}   (shown once; sign in with it)`);
     say(`  Metrics       ${here(config.metricsPort)}/metrics\n`);
-    return stopAll;
+    return { stop, renew: renewCertificate === undefined ? undefined : renewLogged(renewCertificate) };
   } catch (error) {
     await stopAll();
     throw error;
@@ -306,12 +379,19 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<() => P
 const main = async (): Promise<void> => {
   const unknown = process.argv.slice(2).filter((argument) => argument !== '--fresh');
   if (unknown.length > 0) throw new Error(`unknown argument ${unknown[0]}; the only one is --fresh`);
-  const stop = await run(readConfig(process.env), { fresh: process.argv.includes('--fresh') });
+  const { stop, renew } = await run(readConfig(process.env), { fresh: process.argv.includes('--fresh') });
   let stopping = false;
   const end = (): void => {
-    if (stopping) return;
+    if (stopping) {
+      process.stdout.write('Stopping at once: the second signal.\n');
+      process.exit(1);
+    }
     stopping = true;
     process.stdout.write('Stopping…\n');
+    setTimeout(() => {
+      process.stderr.write('Stopping took too long.\n');
+      process.exit(1);
+    }, STOP_MS_MAX).unref();
     stop().then(
       () => process.exit(0),
       () => process.exit(1),
@@ -319,6 +399,8 @@ const main = async (): Promise<void> => {
   };
   process.on('SIGINT', end);
   process.on('SIGTERM', end);
+  // Without a certificate it keeps its usual meaning: the terminal is gone, and so are we.
+  if (renew !== undefined) process.on('SIGHUP', () => void renew());
 };
 
 main().catch((error: unknown) => {

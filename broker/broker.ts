@@ -30,6 +30,14 @@ const HERE_MAX = 500;
 const RELOOK_BATCH = 200;
 /** A stream says something at least this often, so that proxies and dead peers are noticed. */
 const HEARTBEAT_MS = 25_000;
+/**
+ * Streams sent elsewhere when the process stops, each second: 19,000 take ten seconds. All at once would be a wave of
+ * as many handshakes and look-ups at whoever is left.
+ */
+const LEAVE_PER_SECOND = 2000;
+const LEAVE_EVERY_MS = 50;
+/** Nobody is waited for longer, however many they are. */
+const LEAVE_MS_MAX = 20_000;
 
 export const createBroker = (options: {
   config: Pick<Config, 'streamsMax' | 'streamsPerVisitor' | 'allowedOrigins' | 'publicUrl'>;
@@ -417,16 +425,34 @@ export const createBroker = (options: {
     metrics.set('streams_open', {}, connections.all().length);
   };
 
+  /** Spreads the reconnects of a lost broker over a few seconds. */
+  const retryMs = (): number => Math.round(1000 + Math.random() * 3000);
+
+  /** Sends everybody elsewhere, some at a time; whoever leaves meanwhile need not be told. */
+  const leaveAll = async (): Promise<void> => {
+    const untilMs = performance.now() + LEAVE_MS_MAX;
+    while (connections.all().length > 0) {
+      const some = connections.all().slice(0, (LEAVE_PER_SECOND * LEAVE_EVERY_MS) / 1000);
+      for (const connection of some) connection.sink?.leave();
+      if (connections.all().length === 0 || performance.now() > untilMs) return;
+      await new Promise((resolve) => setTimeout(resolve, LEAVE_EVERY_MS));
+    }
+  };
+  server.beforeClose(leaveAll);
+
   server.route('GET', '/v1/rooms/:room/events', async (request): Promise<Answer | Stream> => {
     const connection = await admit(request, 'sse');
     return {
       stream: true,
       open(stream) {
-        // Spread the reconnects of a lost broker over a few seconds.
-        stream.write(`retry: ${Math.round(1000 + Math.random() * 3000)}\n\n`, { keep: true });
+        stream.write(`retry: ${retryMs()}\n\n`, { keep: true });
         opened(connection, {
           send: (frame, keep) => stream.write(frame, { keep }),
           end: () => stream.end(),
+          leave() {
+            stream.write(`retry: ${retryMs()}\n\n`, { keep: true });
+            stream.end();
+          },
         });
       },
       closed: () => closed(connection),
@@ -449,6 +475,8 @@ export const createBroker = (options: {
         opened(connection, {
           send: (frame, keep) => socket.write(frame, { keep }),
           end: () => socket.end(1000, 'finished'),
+          // RFC 6455's registry: 1012 is "service restart", so come back after a random few seconds.
+          leave: () => socket.end(1012, 'restarting'),
         }),
       // Nothing is said by fans over the socket; joining and claiming are requests of their own.
       message: () => undefined,

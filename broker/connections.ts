@@ -9,6 +9,8 @@ import type { PlaceState } from '../lua/room.ts';
 export type Sink = {
   send(frame: string, keep: boolean): void;
   end(): void;
+  /** Ends it because this process stops: the fan is to come back, to another one. */
+  leave(): void;
 };
 
 export type Connection = {

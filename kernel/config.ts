@@ -110,6 +110,12 @@ export const configTable = {
     '',
     'Where operators reach the admin page. Empty: http://<host>:<admin port>.',
   ),
+  tlsCert: text(
+    'ANTEROOM_TLS_CERT',
+    '',
+    'File with the certificate of the public port and its chain (PEM); empty: plain HTTP. SIGHUP reads it again.',
+  ),
+  tlsKey: text('ANTEROOM_TLS_KEY', '', 'File with the key of that certificate (PEM).'),
   defaultOrigin: text(
     'ANTEROOM_DEFAULT_ORIGIN',
     '',
@@ -437,6 +443,38 @@ export const configTable = {
     60_000,
     'A stream not writable for this long is closed.',
   ),
+  connectionsMax: integer(
+    'ANTEROOM_CONNECTIONS_MAX',
+    'connections',
+    19_700,
+    10,
+    1_000_000,
+    'Connections to the public port of one process, streams included; lowered to what its file descriptors allow. Beyond, they are closed as they come.',
+  ),
+  overloadLagMs: integer(
+    'ANTEROOM_OVERLOAD_LAG_MS',
+    'ms',
+    300,
+    10,
+    60_000,
+    'When the event loop is late by this much for a second, newcomers are asked to come back later; at twice as much, those far back too; at four times, everybody without a session.',
+  ),
+  overloadRequests: integer(
+    'ANTEROOM_OVERLOAD_REQUESTS',
+    'requests',
+    5000,
+    1,
+    1_000_000,
+    'The same for requests of one process that wait for an answer.',
+  ),
+  drainMs: integer(
+    'ANTEROOM_DRAIN_MS',
+    'ms',
+    0,
+    0,
+    20_000,
+    'After SIGTERM: how long the process says that it is not ready, and goes on serving, before it closes its ports.',
+  ),
   stopMs: integer(
     'ANTEROOM_STOP_MS',
     'ms',
@@ -581,6 +619,10 @@ export const readConfig = (environment: Record<string, string | undefined>): Con
   faults.push(...userTokenFaults(read));
   if (read.otlpUrl !== '' && !isPlainHttpUrl(String(read.otlpUrl)))
     faults.push('ANTEROOM_OTLP_URL must be an http or https address without user, query and fragment');
+  if ((read.tlsCert === '') !== (read.tlsKey === ''))
+    faults.push('ANTEROOM_TLS_CERT and ANTEROOM_TLS_KEY are needed together');
+  if (read.tlsCert !== '' && typeof read.publicUrl === 'string' && read.publicUrl.startsWith('http:'))
+    faults.push('ANTEROOM_PUBLIC_URL must be an https address where ANTEROOM_TLS_CERT is set');
   if (typeof read.redisUrl === 'string' && read.redisUrl !== '') {
     const place = parseRedisPlace(read.redisUrl);
     if (place.outcome === 'fault') faults.push(`ANTEROOM_REDIS_URL ${place.says}`);

@@ -78,6 +78,10 @@ export const errorTable = {
     2,
   ],
   overloaded: [503, 'The server is full for a moment. Try again soon.', 2],
+  busy: [
+    503,
+    'Very many people are here at this moment. Come back after the seconds in `Retry-After`; a place in line is kept.',
+  ],
   'origin-unreachable': [
     502,
     'The sale is not answering at the moment. Try again soon; your turn is kept.',

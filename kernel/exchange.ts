@@ -102,6 +102,10 @@ export class Exchange<Wire extends Peer> implements Request {
     this.startedMs = made.startedMs;
   }
 
+  get declaredBytes(): number {
+    return this.head.bodyBytes;
+  }
+
   header(name: string): string | undefined {
     const flat = this.flatHeaders;
     let found: string | undefined;

@@ -5,7 +5,13 @@
 // refused and its connection closed; no route runs before its whole body has arrived; a stream keeps at most
 // the newest frame for a slow reader and is closed when it stays unwritable for `slowReaderMs`.
 
-import type { HttpRequest, HttpResponse, us_listen_socket, us_socket_context_t } from 'uWebSockets.js';
+import type {
+  HttpRequest,
+  HttpResponse,
+  TemplatedApp,
+  us_listen_socket,
+  us_socket_context_t,
+} from 'uWebSockets.js';
 import { randomBytes } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { createTrust } from './address.ts';
@@ -25,12 +31,15 @@ import { COMMENT, SocketLink, StreamLink } from './links.ts';
 import { isPlainPath, isPlainQuery } from './path.ts';
 import { createRouter } from './router.ts';
 import type { Handler, Server, ServerOptions, SocketHandler, Stream, Upgrade } from './server.ts';
+import { checkCertificate } from './tls.ts';
 
 export { type Answer, json, problem } from './answer.ts';
 export type { Request } from './exchange.ts';
 export type {
   EventStream,
+  Guard,
   Handler,
+  Load,
   Method,
   RouteOptions,
   Server,
@@ -59,6 +68,8 @@ const SOCKET_BACKPRESSURE_BYTES = 65_536;
 /** Seconds without a word until a WebSocket is closed; pings go out on their own in between. */
 const SOCKET_IDLE_S = 60;
 const SWEEP_MS = 500;
+/** Turns of the event loop that closing the port waits for one in which nothing arrives. */
+const QUIET_TURNS_MAX = 1000;
 const STREAM_HEADERS: HeaderList = [
   ['content-type', 'text/event-stream'],
   ['cache-control', 'no-store'],
@@ -91,9 +102,9 @@ const isStreamed = (body: Answer['body']): body is AsyncIterable<Uint8Array> =>
 
 /** Throws when a trusted proxy is not an address, or when the native library cannot run on this system. */
 export const createServer = (options: ServerOptions): Server => {
-  const { name, host, port, log, slowReaderMs, observer, tracer } = options;
+  const { name, host, port, log, slowReaderMs, observer, tracer, guard, tls } = options;
   const uws = loadUws();
-  const app = uws.App();
+  const connectionsMax = options.connectionsMax ?? Number.POSITIVE_INFINITY;
   const router = createRouter<Route>();
   const sockets = createRouter<Route>();
   const readHead = createHeadReader();
@@ -110,8 +121,18 @@ export const createServer = (options: ServerOptions): Server => {
   let current: Wired | undefined;
   /** Exchanges that wait for something: a body, a promise, a streamed answer. */
   let pendingCount = 0;
+  let connectionCount = 0;
+  let openedCount = 0;
+  let openedAtMs = Number.NEGATIVE_INFINITY;
+  /** Event streams that are passed on from elsewhere: they never end by themselves, so closing ends them. */
+  const feeds = new Set<() => void>();
+  const leavings: (() => Promise<void>)[] = [];
+  let draining = false;
   let stopping = false;
+  /** One, and after a renewal of the certificate another one that took its port over; the newest is last. */
+  const apps: TemplatedApp[] = [];
   let token: us_listen_socket | undefined;
+  let listeningPort = port;
   let sweep: NodeJS.Timeout | undefined;
 
   const safely = (event: string, work: () => void): void => {
@@ -182,6 +203,10 @@ export const createServer = (options: ServerOptions): Server => {
     attend(x);
     const wire = x.wire!;
     const total = declaredLength(answer.headers ?? []);
+    const isFeed =
+      total === undefined &&
+      /\ncontent-type: text\/event-stream/i.test(lines) &&
+      !/\ncontent-encoding:/i.test(lines);
     const source = body[Symbol.asyncIterator]();
     let waitingSinceMs = 0;
     let wake: (() => void) | undefined;
@@ -238,11 +263,21 @@ export const createServer = (options: ServerOptions): Server => {
       return true;
     });
     cork(x, () => {
-      writeHead(x, wire, statusLine(answer.status), lines);
+      // At the end of a body in pieces the library would write this header into it: said here, and the client closes.
+      const parting = draining ? '\r\nconnection: close' : '';
+      writeHead(x, wire, statusLine(answer.status), lines + parting);
       // The library ends the head only with the first piece. The reader of an event stream must not wait for that.
-      const plain = /\ncontent-type: text\/event-stream/i.test(lines) && !/\ncontent-encoding:/i.test(lines);
-      if (plain && total === undefined) wire.write(COMMENT);
+      if (isFeed) wire.write(COMMENT);
     });
+    const endFeed = (): void => {
+      if (x.mode !== 'answering') return;
+      wire.cork(() => wire.end());
+      x.left?.();
+      settle(x);
+      note(x, answer.status);
+    };
+    if (isFeed) feeds.add(endFeed);
+    if (isFeed && stopping) endFeed();
     try {
       let more = true;
       while (more) {
@@ -253,7 +288,7 @@ export const createServer = (options: ServerOptions): Server => {
       }
       if (x.mode !== 'answering') return;
       if (total !== undefined && total > 0) throw new Error('the body is shorter than its declared length');
-      wire.cork(() => wire.end(undefined, stopping));
+      wire.cork(() => wire.end());
       settle(x);
       note(x, answer.status);
     } catch (error) {
@@ -262,6 +297,7 @@ export const createServer = (options: ServerOptions): Server => {
       wire.close();
     } finally {
       watched.delete(watch);
+      feeds.delete(endFeed);
     }
   };
 
@@ -271,7 +307,7 @@ export const createServer = (options: ServerOptions): Server => {
     if (wire === undefined || x.mode !== 'open') return discard(body);
     const headers = answer.headers ?? [];
     const bodiless = x.method === 'HEAD' || answer.status === 204 || answer.status === 304;
-    const closing = close || stopping;
+    const closing = close || draining;
     let lines = '';
     try {
       lines = headLines(headers);
@@ -302,9 +338,19 @@ export const createServer = (options: ServerOptions): Server => {
    * Refuses and closes. The answer goes out in the next turn of the loop: were it written at once, the library would
    * go on to read what follows in the same segment as another request, and that is how requests are smuggled.
    */
-  const refuse = (x: Wired, code: ErrorCode, detail?: string, headers: HeaderList = []): void => {
+  const refuse = (x: Wired, code: ErrorCode, detail?: string, headers: HeaderList = []): void =>
+    refuseWith(x, problem(code, { detail, headers }));
+  const refuseWith = (x: Wired, answer: Answer): void => {
     attend(x);
-    setImmediate(() => respond(x, problem(code, { detail, headers }), true));
+    setImmediate(() => respond(x, answer, true));
+  };
+  /** Whether the guard has refused, and so has answered, this request. Asked only while its level is above 0. */
+  const isShed = (x: Wired): boolean => {
+    const shed = guard?.refuse(x, x.pattern);
+    if (shed === undefined) return false;
+    if (shed.close || x.declaredBytes > 0) refuseWith(x, shed.answer);
+    else respond(x, shed.answer);
+    return true;
   };
 
   const fail = (x: Wired, error: unknown): void => {
@@ -470,6 +516,7 @@ export const createServer = (options: ServerOptions): Server => {
           ['sec-websocket-version', '13'],
         ]);
       if (head.bodyBytes > 0) return refuse(x, 'bad-header', 'A handshake has no body.');
+      if (guard !== undefined && guard.level > 0 && isShed(x)) return;
       return run(x, socket.route, context);
     }
     const found = router.find(x.method, x.path);
@@ -483,6 +530,7 @@ export const createServer = (options: ServerOptions): Server => {
     x.pattern = route.pattern;
     x.observers = route.observers;
     if (found.outcome === 'found') x.params = found.params;
+    if (guard !== undefined && guard.level > 0 && isShed(x)) return;
     if (head.bodyBytes > route.bodyBytesMax) return refuse(x, 'body-too-large');
     if (head.bodyBytes > 0) collect(x, route);
     else run(x, route);
@@ -500,28 +548,51 @@ export const createServer = (options: ServerOptions): Server => {
     }
   };
 
-  app.ws<{ link: SocketLink }>('/*', {
-    maxPayloadLength: MESSAGE_BYTES_MAX,
-    maxBackpressure: SOCKET_BACKPRESSURE_BYTES,
-    idleTimeout: SOCKET_IDLE_S,
-    sendPingsAutomatically: true,
-    compression: uws.DISABLED,
-    upgrade: guarded,
-    open: (native) => {
-      const { link } = native.getUserData();
-      link.attach(native);
-      safely('open', () => link.route.open(link));
-    },
-    message: (native, message, isBinary) => {
-      const { link } = native.getUserData();
-      if (isBinary) return link.end(1003, 'text only');
-      const text = Buffer.from(message).toString('utf8');
-      safely('message', () => link.route.message(link, text));
-    },
-    drain: (native) => native.getUserData().link.drained(),
-    close: (native) => native.getUserData().link.finish(),
-  });
-  app.any('/*', guarded);
+  /** The routes on a port of their own making: plain, or with the certificate as it is in its files now. */
+  const makeApp = (): TemplatedApp => {
+    const app =
+      tls === undefined
+        ? uws.App()
+        : uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile });
+    app.ws<{ link: SocketLink }>('/*', {
+      maxPayloadLength: MESSAGE_BYTES_MAX,
+      maxBackpressure: SOCKET_BACKPRESSURE_BYTES,
+      idleTimeout: SOCKET_IDLE_S,
+      sendPingsAutomatically: true,
+      compression: uws.DISABLED,
+      upgrade: guarded,
+      open: (native) => {
+        const { link } = native.getUserData();
+        link.attach(native);
+        safely('open', () => link.route.open(link));
+      },
+      message: (native, message, isBinary) => {
+        const { link } = native.getUserData();
+        if (isBinary) return link.end(1003, 'text only');
+        const text = Buffer.from(message).toString('utf8');
+        safely('message', () => link.route.message(link, text));
+      },
+      drain: (native) => native.getUserData().link.drained(),
+      close: (native) => {
+        // The filter below is told of connections that come and of those that go, but not of sockets that go.
+        connectionCount -= 1;
+        native.getUserData().link.finish();
+      },
+    });
+    app.any('/*', guarded);
+    const counted = (wire: HttpResponse, more: number): void => {
+      connectionCount += more;
+      if (more < 0) return;
+      openedCount += 1;
+      openedAtMs = performance.now();
+      if (connectionCount > connectionsMax) wire.close();
+    };
+    // Told 1 for a connection that came, and -1 for one that went.
+    app.filter((wire, more) => counted(wire, Number(more)));
+    return app;
+  };
+  if (tls !== undefined) checkCertificate(tls);
+  apps.push(makeApp());
 
   const routeOf = (
     pattern: string,
@@ -529,19 +600,74 @@ export const createServer = (options: ServerOptions): Server => {
     bodyBytesMax = options.bodyBytesMax,
   ): Route => ({ pattern, run, bodyBytesMax, observers: new Map() });
 
-  let closing: Promise<void> | undefined;
-  const closeAll = async (graceMs: number): Promise<void> => {
-    stopping = true;
-    if (token !== undefined) uws.us_listen_socket_close(token);
-    for (const link of [...links]) {
-      if (link instanceof StreamLink) link.end();
-      else link.end(1001, 'going away');
+  const listenOn = (app: TemplatedApp, onPort: number): Promise<us_listen_socket> =>
+    new Promise((resolve, reject) => {
+      // The types leave out the overload with host and options; the library takes all four.
+      const listen = app.listen.bind(app) as unknown as (
+        host: string,
+        port: number,
+        mode: number,
+        done: (token: us_listen_socket | false) => void,
+      ) => void;
+      listen(host, onPort, options.exclusive === true ? LISTEN_EXCLUSIVE : LISTEN_SHARED, (socket) => {
+        if (socket !== false) return resolve(socket);
+        reject(
+          new Error(
+            `Port ${onPort} on ${host} (${name}) cannot be opened: another program uses it, or it may not be used here. Stop that program, or choose another port.`,
+          ),
+        );
+      });
+    });
+
+  /**
+   * The kernel has taken a connection before we hear of it, and resets those that we have not accepted when the port
+   * closes. So the port is closed right after a turn of the loop in which nothing has come: what is left is the few
+   * microseconds since the last look.
+   */
+  const closePort = async (closing: us_listen_socket): Promise<void> => {
+    let seen = -1;
+    for (let turn = 0; turn < QUIET_TURNS_MAX && seen !== openedCount + idCount; turn += 1) {
+      seen = openedCount + idCount;
+      await new Promise((resolve) => setImmediate(resolve));
     }
+    uws.us_listen_socket_close(closing);
+  };
+
+  const settled = async (graceMs: number, lingerMs: number): Promise<void> => {
     const untilMs = performance.now() + graceMs;
-    while (pendingCount > 0 && performance.now() < untilMs)
+    const isAwaited = (nowMs: number): boolean =>
+      pendingCount > 0 || (connectionCount > links.size && nowMs - openedAtMs < lingerMs);
+    for (let nowMs = performance.now(); nowMs < untilMs && isAwaited(nowMs); nowMs = performance.now())
       await new Promise((resolve) => setTimeout(resolve, 10));
-    app.close();
+  };
+
+  let closing: Promise<void> | undefined;
+  const closeAll = async (graceMs: number, lingerMs: number): Promise<void> => {
+    draining = true;
+    if (token !== undefined) await closePort(token);
+    stopping = true;
+    for (const endFeed of [...feeds]) endFeed();
+    const leave = async (): Promise<void> => {
+      for (const work of leavings) await work();
+      for (const link of [...links]) {
+        if (link instanceof StreamLink) link.end();
+        else link.end(1001, 'going away');
+      }
+    };
+    await Promise.all([leave(), settled(graceMs, lingerMs)]);
+    for (const app of apps) app.close();
     clearInterval(sweep);
+  };
+
+  /** A second listener with the new certificate beside the first, which then closes: no connection is refused. */
+  const renewCertificate = async (): Promise<void> => {
+    if (tls === undefined || token === undefined || stopping) return;
+    checkCertificate(tls);
+    const old = token;
+    const renewed = makeApp();
+    token = await listenOn(renewed, listeningPort);
+    apps.push(renewed);
+    await closePort(old);
   };
 
   return {
@@ -551,36 +677,27 @@ export const createServer = (options: ServerOptions): Server => {
     otherwise(run, more = {}) {
       otherwise = routeOf('otherwise', run, more.bodyBytesMax);
     },
-    listen: () =>
-      new Promise((resolve, reject) => {
-        // The types leave out the overload with host and options; the library takes all four.
-        const listen = app.listen.bind(app) as unknown as (
-          host: string,
-          port: number,
-          mode: number,
-          done: (token: us_listen_socket | false) => void,
-        ) => void;
-        listen(host, port, options.exclusive === true ? LISTEN_EXCLUSIVE : LISTEN_SHARED, (socket) => {
-          if (socket === false)
-            return reject(
-              new Error(
-                `Port ${port} on ${host} (${name}) cannot be opened: another program uses it, or it may not be used here. Stop that program, or choose another port.`,
-              ),
-            );
-          token = socket;
-          sweep = setInterval(() => {
-            const nowMs = performance.now();
-            for (const link of links)
-              if (link.slowSinceMs > 0 && nowMs - link.slowSinceMs > slowReaderMs) link.cut();
-            for (const some of watched) if (some.isLate(nowMs)) some.cut();
-          }, SWEEP_MS);
-          sweep.unref();
-          resolve({ port: uws.us_socket_local_port(socket) });
-        });
-      }),
-    close(graceMs) {
-      closing ??= closeAll(graceMs);
+    async listen() {
+      token = await listenOn(apps[0]!, port);
+      listeningPort = uws.us_socket_local_port(token);
+      sweep = setInterval(() => {
+        const nowMs = performance.now();
+        for (const link of links)
+          if (link.slowSinceMs > 0 && nowMs - link.slowSinceMs > slowReaderMs) link.cut();
+        for (const some of watched) if (some.isLate(nowMs)) some.cut();
+      }, SWEEP_MS);
+      sweep.unref();
+      return { port: listeningPort };
+    },
+    load: () => ({ connections: connectionCount, requests: pendingCount }),
+    drain() {
+      draining = true;
+    },
+    beforeClose: (work) => void leavings.push(work),
+    close(graceMs, more = { lingerMs: 0 }) {
+      closing ??= closeAll(graceMs, more.lingerMs);
       return closing;
     },
+    renewCertificate,
   };
 };

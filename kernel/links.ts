@@ -64,7 +64,8 @@ export class StreamLink extends Outbox implements EventStream {
     const last = this.takeAll().join('');
     this.wire.cork(() => {
       if (last !== '') this.wire.write(last);
-      this.wire.end(undefined, true);
+      // Told to close as well, the library would write that header now, in the middle of the body.
+      this.wire.end(undefined, false);
     });
     this.finish();
   }

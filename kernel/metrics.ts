@@ -66,6 +66,21 @@ export const metricTable = {
     help: 'Places stood up again from receipts or memory.',
     labels: ['room'],
   },
+  overload_level: {
+    kind: 'gauge',
+    help: 'What this process refuses for lack of room: 0 nothing, 1 newcomers, 2 also polls of those far back, 3 all but holders of sessions.',
+    labels: [],
+  },
+  shed_total: {
+    kind: 'counter',
+    help: 'Requests that were refused because of the level of overload, by what they wanted.',
+    labels: ['level', 'kind'],
+  },
+  connections_open: {
+    kind: 'gauge',
+    help: 'Connections to the public port of this process, streams included.',
+    labels: [],
+  },
   streams_open: { kind: 'gauge', help: 'SSE and WebSocket streams held by this process.', labels: [] },
   frames_total: { kind: 'counter', help: 'Messages sent on streams.', labels: ['type'] },
   promoted_total: { kind: 'counter', help: 'Places promoted by this dispatcher.', labels: ['room'] },
@@ -170,6 +185,8 @@ const labelValues: Record<string, readonly string[] | number> = {
   type: ['position', 'state', 'promoted', 'notice', 'ended'],
   state: ['waiting', 'parked', 'withheld', 'promoted', 'active'],
   reason: ['lost', 'failover', 'older'],
+  level: ['1', '2', '3'],
+  kind: ['page', 'join', 'poll', 'stream', 'claim', 'other'],
 };
 
 export type MetricName = keyof typeof metricTable;
@@ -352,6 +369,8 @@ export const createMetricsServer = (options: {
   log: Log;
   metrics: Metrics;
   roles: () => readonly Role[];
+  /** The process is about to stop: it is not ready any more, whatever its roles say. */
+  stopping?: () => boolean;
 }): { listen(): Promise<{ port: number }>; close(): Promise<void> } => {
   const { config, log, metrics, roles } = options;
   const server = createServer({
@@ -388,6 +407,7 @@ export const createMetricsServer = (options: {
         for (const [part, ready] of Object.entries(parts)) if (!ready) missing.push(`${role.name}.${part}`);
       }),
     );
+    if (options.stopping?.() === true) missing.push('stopping');
     const names = roles().map((role) => role.name);
     missing.sort(
       (a, b) => names.findIndex((name) => a.startsWith(name)) - names.findIndex((name) => b.startsWith(name)),

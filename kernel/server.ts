@@ -61,8 +61,34 @@ export type Server = {
   otherwise(run: Handler, options?: RouteOptions): void;
   /** Rejects with a sentence that names the port when it cannot be had. */
   listen(): Promise<{ port: number }>;
-  /** Stops accepting, lets requests finish for up to `graceMs`, then closes everything. */
-  close(graceMs: number): Promise<void>;
+  /** Connections that are open, and requests that wait for something (a body, Redis, an origin). */
+  load(): Load;
+  /** From now on each answer asks its client to take another connection, so that a balancer's move elsewhere. */
+  drain(): void;
+  /** What a role does about its streams when the server closes: awaited before those that are left are ended. */
+  beforeClose(work: () => Promise<void>): void;
+  /**
+   * Stops accepting, lets requests finish for up to `graceMs`, then closes everything. A connection younger than
+   * `lingerMs` whose request may still be on its way is waited for.
+   */
+  close(graceMs: number, options?: { lingerMs: number }): Promise<void>;
+  /** Reads the certificate again; connections from now on see it, those that are open go on. Throws, and keeps the old. */
+  renewCertificate(): Promise<void>;
+};
+
+export type Load = { connections: number; requests: number };
+
+/** Where a certificate (with its chain) and its key are, both PEM. */
+export type TlsFiles = { certFile: string; keyFile: string };
+
+/**
+ * Says which requests are not taken now. Asked before the body is read, and only while `level` is above 0, so that
+ * in ordinary times it costs one look at a variable.
+ */
+export type Guard = {
+  readonly level: number;
+  /** An answer when the request is refused; `close` also gives its connection up. */
+  refuse(request: Request, pattern: string): { answer: Answer; close: boolean } | undefined;
 };
 
 export type ServerOptions = {
@@ -82,6 +108,11 @@ export type ServerOptions = {
   idsFrom?: 'trustedProxies' | 'anyone';
   /** Undefined: no traces. */
   tracer?: Tracer | undefined;
+  /** Connections beyond are closed as they come; must stay below the descriptors of the process. Default: no limit. */
+  connectionsMax?: number;
+  /** Speaks TLS 1.2 and 1.3, and nothing else. */
+  tls?: TlsFiles;
+  guard?: Guard;
   /** Added to every answer (security headers). */
   headers?: HeaderList;
   /**

@@ -23,7 +23,6 @@ export const findingTable = {
   'proxies-missing': 'error',
   'proxies-everyone': 'error',
   'listens-everywhere': 'warning',
-  'secret-default': 'error',
   'operator-token-short': 'warning',
   'limit-crowd': 'warning',
   'origin-foreign-site': 'warning',
@@ -134,7 +133,7 @@ const examineInstallation = ({ config, redis, database }: Facts, say: Say): void
       'Fans come by plain http, so cookies are neither `Secure` nor `__Host-`: serve https and set ANTEROOM_PUBLIC_URL to it.',
     );
   // We speak plain HTTP, so something in front ends TLS, and every request comes from it.
-  if (publicUrl?.protocol === 'https:' && config.trustedProxies.length === 0)
+  if (publicUrl?.protocol === 'https:' && config.tlsCert === '' && config.trustedProxies.length === 0)
     say(
       'proxies-missing',
       'A proxy ends TLS in front of Anteroom and is not trusted, so all fans share its address and its limit: name it in ANTEROOM_TRUSTED_PROXIES.',
@@ -149,8 +148,6 @@ const examineInstallation = ({ config, redis, database }: Facts, say: Say): void
       'listens-everywhere',
       'Every port listens on all addresses, the admin, booking and metrics ports too: let a firewall keep all but the public one.',
     );
-  if (config.environment === 'production' && config.sandboxSecret === 'sandbox-only')
-    say('secret-default', 'ANTEROOM_SANDBOX_SECRET has its default, which everybody knows: choose another.');
   if (config.operatorToken !== '' && config.operatorToken.length < 32)
     say(
       'operator-token-short',

@@ -9,6 +9,7 @@ import t from 'tap';
 import { type Config, readConfig } from '../kernel/config.ts';
 import { parseRoomId } from '../kernel/ids.ts';
 import { roomsKey } from '../kernel/keys.ts';
+import { generateKeys } from '../kernel/master-keys.ts';
 import { examine, type Facts, type FindingCode, findingTable, type PageFacts } from '../line/checkup.ts';
 import { defaultSettings, type Settings } from '../line/settings.ts';
 import { configure, roomKeys } from '../lua/room.ts';
@@ -17,7 +18,7 @@ import { startRedis } from './support/redis.ts';
 const NOW_MS = 1_800_000_000_000;
 const healthyEnv = {
   ANTEROOM_ENV: 'production',
-  ANTEROOM_KEYS: 'a:b',
+  ANTEROOM_KEYS: generateKeys(),
   ANTEROOM_REDIS_URL: 'redis://redis.test',
   ANTEROOM_DATABASE_URL: 'postgresql://sql.test/a',
   ANTEROOM_PUBLIC_URL: 'https://tickets.test',
@@ -94,7 +95,6 @@ const provoked: Record<FindingCode, Wrong> = {
   'proxies-missing': { env: { ANTEROOM_TRUSTED_PROXIES: '' } },
   'proxies-everyone': { env: { ANTEROOM_TRUSTED_PROXIES: '10.0.0.0/8,0.0.0.0/0' } },
   'listens-everywhere': { env: { ANTEROOM_HOST: '0.0.0.0' } },
-  'secret-default': { env: { ANTEROOM_SANDBOX_SECRET: 'sandbox-only' } },
   'operator-token-short': { env: { ANTEROOM_OPERATOR_TOKEN: 'letmein' } },
   'limit-crowd': { env: { ANTEROOM_ADDRESS_BURST: '100' } },
   'origin-foreign-site': { env: { ANTEROOM_ALLOWED_ORIGINS: 'https://www.elsewhere.test' } },
@@ -202,7 +202,7 @@ t.test('the command reads the rooms, looks at a page, and exits by what it found
   t.teardown(() => site.close());
   // `listen` on a port was awaited, so the address is one of TCP.
   const origin = `http://127.0.0.1:${(site.address() as AddressInfo).port}`;
-  const env = { ANTEROOM_REDIS_URL: redis.url, ANTEROOM_KEYS: 'a:b' };
+  const env = { ANTEROOM_REDIS_URL: redis.url, ANTEROOM_KEYS: generateKeys() };
   const put = async (version: number, more: Partial<Settings>) => {
     const settings = JSON.stringify(settingsOf({ origin, ...more }));
     await configure.run(redis.client, roomKeys(bare), { nowMs: '', version, settings, create: 1 });

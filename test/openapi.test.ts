@@ -52,6 +52,10 @@ const recorder = (routes: Set<string>): Server => {
     otherwise: () => undefined,
     listen: async () => ({ port: 0 }),
     close: async () => undefined,
+    load: () => ({ connections: 0, requests: 0 }),
+    drain: () => undefined,
+    beforeClose: () => undefined,
+    renewCertificate: async () => undefined,
   };
 };
 

@@ -66,6 +66,10 @@ export type TestStream = AsyncIterable<ServerEvent> & {
   close(): void;
   /** Resolves when the connection is over, whoever ended it. */
   closed: Promise<void>;
+  /** The pauses it was told to make before it comes again, in ms, as they came. */
+  retries: readonly number[];
+  /** Whether the answer ended as it should; false when the connection was cut. */
+  whole(): boolean;
 };
 
 const textOf = async (answer: IncomingMessage): Promise<string> => {
@@ -74,7 +78,7 @@ const textOf = async (answer: IncomingMessage): Promise<string> => {
   return Buffer.concat(chunks).toString('utf8');
 };
 
-/** Opens an event stream and parses it (WHATWG HTML, section 9.2.6). Comments and `retry` are passed over. */
+/** Opens an event stream and parses it (WHATWG HTML, section 9.2.6). Comments are passed over. */
 export const openStream = (
   url: string,
   options: { headers?: Record<string, string>; localAddress?: string } = {},
@@ -89,7 +93,10 @@ export const openStream = (
     asked.once('response', async (answer) => {
       const inbox = createInbox<ServerEvent>();
       const closed = new Promise<void>((done) => answer.once('close', done));
+      const retries: number[] = [];
       const stream: TestStream = {
+        retries,
+        whole: () => answer.complete,
         answered: answer.statusCode ?? 0,
         headers: answer.headers,
         text: '',
@@ -129,7 +136,8 @@ export const openStream = (
           if (colon === 0) continue;
           const name = colon < 0 ? line : line.slice(0, colon);
           const value = colon < 0 ? '' : line.slice(colon + 1).replace(/^ /, '');
-          if (name === 'event') current.event = value;
+          if (name === 'retry') retries.push(Number(value));
+          else if (name === 'event') current.event = value;
           else if (name === 'id') current.id = value;
           else if (name === 'data') current.data.push(value);
         }

@@ -10,6 +10,7 @@ import { createSurveyor } from '../../dispatcher/measure.ts';
 import { createGateway } from '../../gateway/gateway.ts';
 import { createJudge } from '../../gateway/judging.ts';
 import { createLimits, tollOf } from '../../gateway/limits.ts';
+import { createOverload, type Overload } from '../../gateway/overload.ts';
 import { securityHeaders } from '../../gateway/security-headers.ts';
 import { createSessions, type Sessions } from '../../gateway/sessions.ts';
 import { systemClock } from '../../kernel/clock.ts';
@@ -45,6 +46,8 @@ export type Room = {
   keys: Keys;
   path: string;
   promote(): Promise<void>;
+  /** Counts the line anew; every gateway knows it then. */
+  measure(): Promise<void>;
   /** Moves a session back in time, as if `seconds` had passed; answers its cookie as it would have been signed. */
   age(cookie: string, seconds: number): Promise<string>;
   session(cookie: string | undefined): Session;
@@ -56,6 +59,8 @@ export type Gateways = {
   bases: string[];
   /** Of each gateway. */
   metrics: Metrics[];
+  /** What each gateway refuses for lack of room. It looks at itself only when a test says so. */
+  overloads: Overload[];
   /** What the origin was asked, newest last. */
   seen: { path: string; headers: Record<string, string | string[] | undefined> }[];
   /** What a gateway remembers of sessions, alone and without a stream. */
@@ -91,6 +96,8 @@ export const startGateways = async (
     streams?: boolean;
     /** Told of every route as it is registered. */
     registered?: (method: string, pattern: string) => void;
+    /** How late the event loop is said to be. */
+    probe?: { lagMs(): number };
   },
 ): Promise<Gateways> => {
   const redis = await startRedis(t);
@@ -110,6 +117,7 @@ export const startGateways = async (
   const views: View[] = [];
   const bases: string[] = [];
   const allMetrics: Metrics[] = [];
+  const overloads: Overload[] = [];
 
   const start = async (): Promise<void> => {
     const client = await redis.connect('gateway');
@@ -118,7 +126,12 @@ export const startGateways = async (
     const metrics = createMetrics({ processMetrics: false });
     const view = createView({ redis: client, log, everyMs: 200 });
     await view.refresh();
+    const overload = createOverload({
+      ...{ config, view, tokens, names, clock: systemClock, log, metrics },
+      probe: options.probe ?? { lagMs: () => 0 },
+    });
     const plain = createServer({
+      guard: overload,
       name: 'public',
       host: '127.0.0.1',
       port: 0,
@@ -187,6 +200,7 @@ export const startGateways = async (
     const { port } = await server.listen();
     views.push(view);
     allMetrics.push(metrics);
+    overloads.push(overload);
     bases.push(`http://127.0.0.1:${port}`);
     t.teardown(async () => {
       await gateway.stop();
@@ -208,11 +222,12 @@ export const startGateways = async (
       settings: JSON.stringify({ ...full, burst: 1000, totalActiveUsers: 1000, ...settings }),
       create: 1,
     });
-    await createSurveyor({
+    const surveyor = createSurveyor({
       config: { snapshotMs: 0 },
       redis: redis.client,
       metrics: createMetrics({ processMetrics: false }),
-    }).measure(room);
+    });
+    await surveyor.measure(room);
     await redis.client.sadd(roomsKey, room);
     await eventually(`every gateway knows ${name}`, async () => {
       await Promise.all(views.map((view) => view.refresh()));
@@ -226,6 +241,10 @@ export const startGateways = async (
       session,
       async promote() {
         await scripts.promote.run(redis.client, roomKeys, { nowMs: '', promoteMax: 500, examineMax: 500 });
+      },
+      async measure() {
+        await surveyor.measure(room);
+        await Promise.all(views.map((view) => view.refresh()));
       },
       async age(cookie, seconds) {
         const old = session(cookie);
@@ -266,7 +285,7 @@ export const startGateways = async (
     return { view, sessions: createSessions({ redis: redis.client, view, tokens }) };
   };
 
-  return { redis, tokens, bases, metrics: allMetrics, seen, memory, open, fan, inside };
+  return { redis, tokens, bases, metrics: allMetrics, overloads, seen, memory, open, fan, inside };
 };
 
 /** The same browser at another gateway: its cookies go along. */

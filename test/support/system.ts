@@ -29,6 +29,8 @@ export type System = {
     env?: Record<string, string>;
     /** What its clock says beside the truth, in faketime's words: `+10m`. */
     clock?: string;
+    /** Most file descriptors it may have. */
+    descriptors?: number;
   }): Promise<ChildProcess>;
   /** Ends a process with a signal and waits for its exit; answers the exit code. */
   end(child: ChildProcess, signal: NodeJS.Signals): Promise<number | null>;
@@ -91,7 +93,11 @@ export const createSystem = async (t: Teardown, env: Record<string, string> = {}
     end,
     async start(options = {}) {
       const metricsPort = options.metricsPort ?? ports.metrics;
-      const child = spawn(process.execPath, ['--import', 'tsx', 'main.ts'], {
+      const program = [process.execPath, '--import', 'tsx', 'main.ts'];
+      // `exec` leaves no shell in between that would take our signals.
+      const limited = ['sh', '-c', `ulimit -n ${options.descriptors}; exec "$0" "$@"`, ...program];
+      const [command, ...rest] = options.descriptors === undefined ? program : limited;
+      const child = spawn(command!, rest, {
         cwd: root,
         stdio: ['ignore', 'pipe', 'pipe'],
         env: {
