@@ -287,6 +287,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
         headers: securityHeaders(names),
         tracer,
         observer: (seen) => metrics.observer('request_seconds', seen),
+        tunnelBytesMax: config.socketMessageBytesMax,
       });
       const server = withCors(plain, { origins: config.allowedOrigins, prefix: '/v1/rooms/' });
       const limits = createLimits({ config, redis, clock, metrics });
@@ -321,6 +322,16 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
           }),
         );
       if (has('gateway')) {
+        const origins = createFetcher({
+          connectionsMax: config.originConnectionsMax,
+          waitingMax: config.originWaitingMax,
+          lastingMax: config.originStreamsMax,
+          headersTimeoutMs: config.originTimeoutMs,
+          connectTimeoutMs: config.originConnectMs,
+          bodyTimeoutMs: config.originBodyMs,
+          breaker: { failuresMax: config.originFailuresMax, restMs: config.originRestMs },
+        });
+        stops.push({ name: 'origins', stop: () => origins.close() });
         const judge = createJudge({ config, redis, rules: createRuleBook({ log }), clock, log, metrics });
         started(
           createGateway({
@@ -335,7 +346,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
             limits,
             judge,
             claims: createClaimsReader(users),
-            fetcher,
+            fetcher: tracer?.traced(origins) ?? origins,
             publicUrl,
             bookingUrl,
             log,

@@ -6,7 +6,11 @@ import type { Load, LoadResult } from './load.ts';
 
 export const runCannon = async (
   load: Load,
-  options: { connections: number; seconds: number },
+  options: {
+    connections: number;
+    seconds: number /** Requests offered a second; no limit when left out. */;
+    overallRate?: number;
+  },
 ): Promise<LoadResult> => {
   const { base, path, method, headers, body } = load;
   const done = await autocannon({
@@ -16,6 +20,7 @@ export const runCannon = async (
     ...(body === undefined ? {} : { body }),
     connections: options.connections,
     duration: options.seconds,
+    ...(options.overallRate === undefined ? {} : { overallRate: options.overallRate }),
   });
   if (done.errors > 0 || done.timeouts > 0)
     throw new Error(`${path}: ${done.errors} errors, ${done.timeouts} requests without an answer`);

@@ -14,6 +14,10 @@ const CREATED = JSON.stringify({
 });
 
 const app = uWS.App();
+const KILOBYTE = 'x'.repeat(1024);
+app.get('/demo/v1/kilobyte', (answer) => {
+  answer.writeHeader('content-type', 'text/plain').end(KILOBYTE);
+});
 app.get('/*', (answer) => {
   answer.end(HELLO);
 });

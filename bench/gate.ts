@@ -10,7 +10,7 @@ import { pause, startFloor, startSystem } from './system.ts';
 const PROMOTED_MS_MAX = 30_000;
 
 /** Joins, waits for the turn by polling, claims; answers the cookies of someone inside. */
-const getInside = async (fan: Fan): Promise<void> => {
+export const getInside = async (fan: Fan): Promise<void> => {
   const joined = await fan.ask('POST', '/v1/rooms/demo/places', { body: {} });
   if (joined.status !== 201) throw new Error(`the join was answered ${joined.status}`);
   const until = performance.now() + PROMOTED_MS_MAX;

@@ -8,6 +8,7 @@ import { runLine10m } from './line10m.ts';
 import { readMachine } from './machine.ts';
 import { runPosition } from './position.ts';
 import { runPromote } from './promote.ts';
+import { runProxy } from './proxy.ts';
 import { publish, type Row } from './report.ts';
 import { runSlow } from './slow.ts';
 import { runSse } from './sse.ts';
@@ -21,6 +22,7 @@ const runs: Readonly<Record<string, Run>> = {
   position: runPosition,
   line10m: runLine10m,
   promote: runPromote,
+  proxy: runProxy,
   slow: runSlow,
   sse: runSse,
 };

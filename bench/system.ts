@@ -134,6 +134,8 @@ const startBeside = async (file: string, words: readonly string[] = []): Promise
 };
 
 export const startFloor = (): Promise<Running> => startBeside('bench/floor.ts');
+export const startFastifyProxy = (origin: string): Promise<Running> =>
+  startBeside('bench/fastify-proxy.ts', [origin]);
 export const startNaive = (redisPort: number): Promise<Running> =>
   startBeside('bench/naive.ts', [String(redisPort)]);
 

@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto';
 import type { Config } from '../kernel/config.ts';
 import { Refusal } from '../kernel/errors.ts';
 import type { Fetcher } from '../kernel/fetch.ts';
-import { type Answer, type Handler, json, type Request, type Server } from '../kernel/http.ts';
+import { type Answer, json, type Request, type Server, type Tunnel } from '../kernel/http.ts';
 import type { RoomId } from '../kernel/ids.ts';
 import { roomKey } from '../kernel/keys.ts';
 import type { Log } from '../kernel/log.ts';
@@ -30,11 +30,13 @@ import { setCookie } from './cookies.ts';
 import { readFields } from './fields.ts';
 import type { Judge } from './judging.ts';
 import type { Limits } from './limits.ts';
-import { createPageRoutes } from './pages.ts';
+import { createPageRoutes, framed } from './pages.ts';
 import { createPasses, sessionCookie } from './passes.ts';
 import { createPlaces, type Header } from './places.ts';
 import { createProxy } from './proxy.ts';
+import { watchOrigins } from './resting.ts';
 import { createSessions } from './sessions.ts';
+import { createTunnels } from './tunnels.ts';
 
 export type GatewayOptions = {
   config: Config;
@@ -60,7 +62,8 @@ export const createGateway = (options: GatewayOptions): Role => {
   const sessions = createSessions({ redis, view, tokens });
   const places = createPlaces(options);
   const passes = createPasses({ ...options, places, sessions });
-  const proxy = createProxy({ fetcher });
+  const proxy = createProxy({ fetcher, metrics });
+  const tunnels = createTunnels({ config, sessions, view, metrics, log });
   const admission = createAdmission({
     ...options,
     sessions,
@@ -71,6 +74,15 @@ export const createGateway = (options: GatewayOptions): Role => {
   const drawKey = tokens.derive('draw');
   let stopping = false;
 
+  const ended = (room: RoomId, visit: { placeId: string; number: number }): void => {
+    sessions.ended(room, visit);
+    tunnels.ended(room, visit);
+  };
+  const doubt = (): void => {
+    sessions.doubt();
+    tunnels.doubt();
+  };
+
   // Ends of sessions, and of older cookies, arrive by the stream, within a second, at every gateway.
   const followed = new Set<RoomId>();
   const roomByKey = new Map<string, RoomId>();
@@ -78,17 +90,20 @@ export const createGateway = (options: GatewayOptions): Role => {
     redis: options.reader,
     lookup: redis,
     log,
-    gap: () => sessions.doubt(),
+    gap: () => doubt(),
     record: (key, _id, flat) => {
       const entry = parseEntry(flat);
       const room = roomByKey.get(key);
       if (entry === undefined || room === undefined) return;
-      if (entry.kind === 'recovering') sessions.doubt();
+      if (entry.kind === 'recovering') doubt();
       if (entry.kind === 'settings' || entry.kind === 'over') void view.refresh();
       if (entry.kind === 'ended' || entry.kind === 'left')
-        for (const visit of entry.visits) sessions.ended(room, visit);
+        for (const visit of entry.visits) ended(room, visit);
       if (entry.kind === 'superseded')
-        for (const visit of entry.visits) sessions.superseded(room, visit, entry.serial);
+        for (const visit of entry.visits) {
+          sessions.superseded(room, visit, entry.serial);
+          tunnels.superseded(room, visit, entry.serial);
+        }
     },
   });
   const followRooms = (): void => {
@@ -99,7 +114,7 @@ export const createGateway = (options: GatewayOptions): Role => {
       roomByKey.set(key, room);
       follower.add(key).then(
         // Whatever was seen before the cursor stood may have ended unheard.
-        () => sessions.doubt(),
+        doubt,
         (error: unknown) => {
           followed.delete(room);
           log.debug('follow-failed', { error: error instanceof Error ? error : String(error) });
@@ -186,12 +201,15 @@ export const createGateway = (options: GatewayOptions): Role => {
 
   // Everything else
 
+  const roomOrigin = ({ origin }: { origin: string }): string =>
+    origin === 'booking-core' ? options.bookingUrl : origin;
   const originOf = (to: 'room' | 'booking-core' | 'default', snapshot: Snapshot | undefined): string => {
     if (to === 'default') return config.defaultOrigin;
-    if (to === 'booking-core' || snapshot === undefined || snapshot.settings.origin === 'booking-core')
-      return options.bookingUrl;
-    return snapshot.settings.origin;
+    return to === 'booking-core' || snapshot === undefined
+      ? options.bookingUrl
+      : roomOrigin(snapshot.settings);
   };
+  watchOrigins({ config, fetcher, view, originOf: roomOrigin, metrics, log });
 
   const sessionHeaders = (session: Session | undefined, cookie: string | undefined): Header[] =>
     session === undefined || cookie === undefined
@@ -223,7 +241,7 @@ export const createGateway = (options: GatewayOptions): Role => {
     return { context: contextHeaders(tokens, { visitorId, room, session }), setCookies };
   };
 
-  const pass: Handler = async (request): Promise<Answer> => {
+  const pass = async (request: Request): Promise<Answer | Tunnel> => {
     if (stopping) throw new Refusal('overloaded');
     const decision = await admission.decide({
       host: request.header('host'),
@@ -246,7 +264,7 @@ export const createGateway = (options: GatewayOptions): Role => {
         const { to, snapshot, session, prefix } = decision;
         const strip = snapshot?.settings.stripPrefix === true ? prefix : '';
         const isOurOwn = to === 'booking-core' || snapshot?.settings.origin === 'booking-core';
-        const done = await proxy({
+        const proxied = {
           request,
           origin: originOf(to, snapshot),
           path: request.path.slice(strip.length) || '/',
@@ -256,10 +274,11 @@ export const createGateway = (options: GatewayOptions): Role => {
             : await identityOf(request, { ...decision, isOurOwn })),
           proto,
           timeoutMs: config.originTimeoutMs,
-        });
-        metrics.inc('proxied_total', { outcome: done.answer.status >= 500 ? 'error' : 'ok' });
+        } as const;
+        if (request.asksSocket === true) return tunnels.pass({ ...proxied, session });
+        const done = await proxy(proxied);
         if (done.endSession && session !== undefined) {
-          sessions.ended(session.room, session);
+          ended(session.room, session);
           // The origin has answered already: its answer goes out, whatever becomes of the slot.
           try {
             const { placeId, number } = session;
@@ -277,7 +296,7 @@ export const createGateway = (options: GatewayOptions): Role => {
     }
   };
 
-  server.otherwise(pages.framed(pass), { bodyBytesMax: config.proxyBodyBytesMax });
+  server.otherwise(framed(pass), { bodyBytesMax: config.proxyBodyBytesMax, isStreamed: true });
 
   return {
     name: 'gateway',
@@ -285,6 +304,7 @@ export const createGateway = (options: GatewayOptions): Role => {
       stopping = true;
       follower.stop();
       await options.limits.stop();
+      tunnels.stop();
     },
     ready: async () => ({ redis: view.redisUp() }),
   };

@@ -3,7 +3,7 @@
 
 import { challenge } from '../kernel/answer.ts';
 import { errorTable, Refusal, retryAfterSecondsOf, statusOf } from '../kernel/errors.ts';
-import type { Answer, Handler, Request, Server, Stream } from '../kernel/http.ts';
+import type { Answer, Request, Server } from '../kernel/http.ts';
 import { type RoomId, shortened } from '../kernel/ids.ts';
 import type { Tokens } from '../kernel/token.ts';
 import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
@@ -26,6 +26,35 @@ const HTML: readonly Header[] = [
 /** Only a path of this site, so that nobody is sent elsewhere after the wait. */
 const safeReturn = (text: string | undefined, fallback: string): string =>
   text !== undefined && text.length <= 500 && /^\/(?![/\\])[\x21-\x7e]*$/.test(text) ? text : fallback;
+
+/** Answers errors of a browser's page load, or of a form it sent, with a page; others get problem+json. */
+export const framed =
+  <T>(run: (request: Request) => T | Promise<T>) =>
+  async (request: Request): Promise<T | Answer> => {
+    try {
+      return await run(request);
+    } catch (error) {
+      const html = (request.header('accept') ?? '').includes('text/html') && request.method !== 'HEAD';
+      if (!html || !(error instanceof Refusal)) throw error;
+      const [, title] = errorTable[error.code];
+      const retry = retryAfterSecondsOf(error.code, error.extra);
+      return {
+        status: statusOf(error.code),
+        headers: [
+          ...HTML,
+          ...challenge(error.code),
+          ...(retry === undefined ? [] : [['retry-after', String(retry)] as const]),
+          ...error.headers,
+        ],
+        body: renderProblemPage({
+          status: statusOf(error.code),
+          title,
+          requestId: request.id,
+          ...(error.detail === undefined ? {} : { detail: error.detail }),
+        }),
+      };
+    }
+  };
 
 export const createPageRoutes = (options: {
   places: Places;
@@ -164,34 +193,6 @@ export const createPageRoutes = (options: {
     headers: [['location', location], ['cache-control', 'no-store'], ...headers],
   });
 
-  const framed =
-    (run: Handler): Handler =>
-    async (request): Promise<Answer | Stream> => {
-      try {
-        return await run(request);
-      } catch (error) {
-        const html = (request.header('accept') ?? '').includes('text/html') && request.method === 'GET';
-        if (!html || !(error instanceof Refusal)) throw error;
-        const [, title] = errorTable[error.code];
-        const retry = retryAfterSecondsOf(error.code, error.extra);
-        return {
-          status: statusOf(error.code),
-          headers: [
-            ...HTML,
-            ...challenge(error.code),
-            ...(retry === undefined ? [] : [['retry-after', String(retry)] as const]),
-            ...error.headers,
-          ],
-          body: renderProblemPage({
-            status: statusOf(error.code),
-            title,
-            requestId: request.id,
-            ...(error.detail === undefined ? {} : { detail: error.detail }),
-          }),
-        };
-      }
-    };
-
   const register = (server: Server): void => {
     for (const asset of assets)
       server.route('GET', asset.path, () => ({
@@ -245,5 +246,5 @@ export const createPageRoutes = (options: {
     );
   };
 
-  return { register, waitingPage, framed };
+  return { register, waitingPage };
 };

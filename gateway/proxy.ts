@@ -5,6 +5,7 @@ import { claimedAddressHeaders } from '../kernel/address.ts';
 import { Refusal } from '../kernel/errors.ts';
 import type { Fetcher } from '../kernel/fetch.ts';
 import type { Answer, Request } from '../kernel/http.ts';
+import type { Metrics } from '../kernel/metrics.ts';
 import { traceHeaders } from '../kernel/traceparent.ts';
 
 type Header = readonly [name: string, value: string];
@@ -24,12 +25,14 @@ const NOT_TO_ORIGIN = new Set([
   'content-length',
   'expect',
   ...claimedAddressHeaders,
-  'x-forwarded-host',
-  'x-forwarded-proto',
   'x-request-id',
   'traceparent',
   'tracestate',
   'cookie',
+  // Frameworks take these for the path or host that was asked for.
+  'x-original-url',
+  'x-rewrite-url',
+  'x-original-host',
 ]);
 const NOT_TO_CLIENT = new Set([
   'connection',
@@ -38,21 +41,25 @@ const NOT_TO_CLIENT = new Set([
   'trailer',
   'transfer-encoding',
   'upgrade',
-  'content-length',
+  // Written by our own server.
   'date',
   'server',
   // One request has one name, the one we gave it.
   'x-request-id',
 ]);
 
-const ours = (name: string): boolean => name.startsWith('anteroom-');
+const isOurs = (name: string): boolean => name.startsWith('anteroom-');
+const OWN_COOKIE = /^(?:__Host-)?ar_/;
+
+const isStopped = (name: string): boolean =>
+  NOT_TO_ORIGIN.has(name) || name.startsWith('x-forwarded-') || isOurs(name);
 
 /** The client's cookies without ours. */
 const foreignCookies = (cookie: string | undefined): string =>
   (cookie ?? '')
     .split(';')
     .map((part) => part.trim())
-    .filter((part) => part !== '' && !/^(?:__Host-)?ar_/.test(part))
+    .filter((part) => part !== '' && !OWN_COOKIE.test(part))
     .join('; ');
 
 /** Named by the Connection header, and so hop-by-hop for this message. */
@@ -77,47 +84,99 @@ export type Proxied = {
 
 export type ProxyOutcome = { answer: Answer; endSession: boolean };
 
-export const createProxy = (options: { fetcher: Fetcher }) => {
-  const { fetcher } = options;
+/** RFC 9110, section 9.2.1: asking again does no harm. */
+const SAFE = new Set(['GET', 'HEAD', 'OPTIONS']);
+/** An answer up to this size is gathered and sent at once: one write, and a fault in it can still become a 502. */
+const GATHERED_BYTES_MAX = 65_536;
+
+/**
+ * The head that goes to the origin. `Via` is passed on, but not extended: an origin behind nginx stops compressing for
+ * requests that have one (`gzip_proxied`).
+ */
+export const headersToOrigin = ({
+  request,
+  context,
+  proto,
+}: Pick<Proxied, 'request' | 'context' | 'proto'>) => {
+  const named = namedByConnection(request.headers);
+  const headers: Header[] = [];
+  for (const header of request.headers) {
+    const [name] = header;
+    if (!isStopped(name) && !named.has(name)) headers.push(header);
+  }
+  const cookie = foreignCookies(request.header('cookie'));
+  if (cookie !== '') headers.push(['cookie', cookie]);
+  headers.push(
+    ['x-forwarded-for', request.address],
+    ['x-forwarded-host', request.header('host') ?? ''],
+    ['x-forwarded-proto', proto],
+    ['x-request-id', request.id],
+    ...traceHeaders(request.trace),
+    ...context,
+  );
+  return headers;
+};
+
+/** What of an origin's head goes on to the client, and what it says to us. */
+export const headersToClient = (sent: readonly Header[]): { headers: Header[]; endSession: boolean } => {
+  const named = namedByConnection(sent);
+  const headers: Header[] = [];
+  let endSession = false;
+  for (const header of sent) {
+    const [name, value] = header;
+    if (name === 'anteroom-session') endSession ||= value === 'end';
+    else if (name === 'set-cookie' && OWN_COOKIE.test(value.trimStart())) continue;
+    else if (!NOT_TO_CLIENT.has(name) && !named.has(name) && !isOurs(name)) headers.push(header);
+  }
+  return { headers, endSession };
+};
+
+const gathered = async (body: AsyncIterable<Uint8Array>): Promise<Uint8Array> => {
+  const pieces: Uint8Array[] = [];
+  for await (const piece of body) pieces.push(piece);
+  return pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
+};
+
+const headerOf = (headers: readonly Header[], name: string): string | undefined =>
+  headers.find(([known]) => known === name)?.[1];
+
+export const createProxy = (options: { fetcher: Pick<Fetcher, 'send'>; metrics: Metrics }) => {
+  const { fetcher, metrics } = options;
+  const send: Fetcher['send'] = async (ask) => {
+    try {
+      const sent = await fetcher.send(ask);
+      metrics.inc('proxied_total', { outcome: sent.status >= 500 ? 'error' : 'ok' });
+      return sent;
+    } catch (error) {
+      const isFull = error instanceof Refusal && error.code === 'overloaded';
+      metrics.inc('proxied_total', { outcome: isFull ? 'full' : 'failed' });
+      throw error;
+    }
+  };
   return async (p: Proxied): Promise<ProxyOutcome> => {
     const { request } = p;
-    const named = namedByConnection(request.headers);
-    const headers: [string, string][] = [];
-    for (const [name, value] of request.headers)
-      if (!NOT_TO_ORIGIN.has(name) && !named.has(name) && !ours(name)) headers.push([name, value]);
-    const cookie = foreignCookies(request.header('cookie'));
-    if (cookie !== '') headers.push(['cookie', cookie]);
-    headers.push(
-      ['x-forwarded-for', request.address],
-      ['x-forwarded-host', request.header('host') ?? ''],
-      ['x-forwarded-proto', p.proto],
-      ['x-request-id', request.id],
-      ...traceHeaders(request.trace),
-    );
-    for (const [name, value] of p.context) headers.push([name, value]);
-
-    const sent = await fetcher.send({
+    const { method, body, upload } = request;
+    const outgoing = upload?.whole() ?? upload ?? (body.length > 0 ? body : undefined);
+    const sent = await send({
       origin: p.origin,
-      method: request.method,
+      method,
       path: request.query === '' ? p.path : `${p.path}?${request.query}`,
-      headers,
-      ...(request.body.length > 0 ? { body: request.body } : {}),
+      headers: headersToOrigin(p),
+      ...(outgoing === undefined ? {} : { body: outgoing }),
       signal: request.signal,
       timeoutMs: p.timeoutMs,
+      isRepeatable: SAFE.has(method),
+      isLasting: method === 'GET' && request.header('accept') === 'text/event-stream',
     });
-    const namedBack = namedByConnection(sent.headers);
-    const back: Header[] = [];
-    let endSession = false;
-    for (const [name, value] of sent.headers) {
-      if (name === 'anteroom-session') endSession ||= value === 'end';
-      else if (!NOT_TO_CLIENT.has(name) && !namedBack.has(name) && !ours(name)) back.push([name, value]);
-    }
+    const { status } = sent;
+    const { headers, endSession } = headersToClient(sent.headers);
     // A private answer must not be shared by a cache that cannot see the session.
-    if (!back.some(([name]) => name === 'cache-control')) back.push(['cache-control', 'private, no-store']);
-    if (sent.status < 200) throw new Refusal('origin-unreachable');
-    return {
-      answer: { status: sent.status, headers: [...back, ...p.setCookies], body: sent.body },
-      endSession,
-    };
+    if (headerOf(headers, 'cache-control') === undefined)
+      headers.push(['cache-control', 'private, no-store']);
+    headers.push(...p.setCookies);
+    const length = Number(headerOf(headers, 'content-length') ?? Number.NaN);
+    const isSmall = method !== 'HEAD' && status !== 304 && length <= GATHERED_BYTES_MAX;
+    const answered = isSmall ? await gathered(sent.body) : sent.body;
+    return { answer: { status, headers, body: answered }, endSession };
   };
 };

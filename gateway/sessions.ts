@@ -29,6 +29,8 @@ export type Sessions = {
   admitKnown(room: RoomId, snapshot: Snapshot, cookie: string | undefined): Admission | undefined;
   /** Whether this cookie admits to the room now; `cookie` is its renewed value when it should be replaced. */
   admit(room: RoomId, snapshot: Snapshot, cookie: string | undefined): Promise<Admission>;
+  /** Whether the session a cookie was read from still admits, however old that cookie is. May ask Redis. */
+  isLive(session: Session): Promise<boolean>;
   /** Said by the entry stream, or by whoever ended it here. */
   ended(room: RoomId, visit: Visit): void;
   /** Said by the entry stream: cookies of this visit with a lower serial admit nobody. */
@@ -181,6 +183,11 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
         }
       }
       return { outcome: 'admitted', session, cookie: undefined };
+    },
+    async isLive(session) {
+      const state = knownOrNew(keyOf(session.room, session));
+      if (state.age !== age || state.mode === 'unknown') await ask(session, state);
+      return state.mode === 'live' && session.serial >= state.serial;
     },
     ended(room, visit) {
       end(knownOrNew(keyOf(room, visit)));

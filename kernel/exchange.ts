@@ -6,6 +6,7 @@
 import { type FlatHeaders, findCookie, type Head } from './head.ts';
 import type { Span } from './trace.ts';
 import { readTrace, type Trace } from './traceparent.ts';
+import type { Inflow, Upload } from './upload.ts';
 
 export type Request = {
   readonly method: string;
@@ -33,6 +34,10 @@ export type Request = {
   readonly ids: { requestId: string; traceId: string };
   /** The whole body; empty for none. */
   readonly body: Buffer;
+  /** The body in pieces, where the route takes it so and there is one. */
+  readonly upload?: Upload | undefined;
+  /** Whether it asks `otherwise` for a WebSocket, with a handshake that can be answered. */
+  readonly asksSocket?: boolean;
   /** Aborted when the client has left before its answer was whole. */
   readonly signal: AbortSignal;
 };
@@ -54,6 +59,8 @@ export class Exchange<Wire extends Peer> implements Request {
   readonly startedMs: number;
   params: Readonly<Record<string, string>> = {};
   body: Buffer = NO_BODY;
+  upload: Inflow | undefined;
+  asksSocket = false;
   mode: 'open' | 'answering' | 'over' = 'open';
   /** The pattern that matched, for metrics; never the path itself. */
   pattern = 'none';
@@ -185,6 +192,7 @@ export class Exchange<Wire extends Peer> implements Request {
     this.mode = 'over';
     this.wire = undefined;
     this.left = undefined;
+    this.upload?.drop();
   }
 
   /** The client left first. */

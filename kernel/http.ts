@@ -2,7 +2,8 @@
 //
 // Promises: every route is wrapped, so a throw is a 500 and never the end of the process; writes are corked; a
 // client that leaves at any moment does no harm; a request whose framing or head is in any way ambiguous is
-// refused and its connection closed; no route runs before its whole body has arrived; a stream keeps at most
+// refused and its connection closed; no route but those that ask for it in pieces runs before its whole body has
+// arrived; a stream keeps at most
 // the newest frame for a slow reader and is closed when it stays unwritable for `slowReaderMs`.
 
 import type {
@@ -30,8 +31,20 @@ import { createHeadReader } from './head.ts';
 import { COMMENT, SocketLink, StreamLink } from './links.ts';
 import { isPlainPath, isPlainQuery } from './path.ts';
 import { createRouter } from './router.ts';
-import type { Handler, Server, ServerOptions, SocketHandler, Stream, Upgrade } from './server.ts';
+import type {
+  Handler,
+  OtherwiseHandler,
+  RouteOptions,
+  Server,
+  ServerOptions,
+  SocketHandler,
+  Stream,
+  Tunnel,
+  Upgrade,
+} from './server.ts';
 import { checkCertificate } from './tls.ts';
+import { TunnelLink } from './tunnel.ts';
+import { Inflow, isBodyLate } from './upload.ts';
 
 export { type Answer, json, problem } from './answer.ts';
 export type { Request } from './exchange.ts';
@@ -41,12 +54,15 @@ export type {
   Handler,
   Load,
   Method,
+  OtherwiseHandler,
   RouteOptions,
   Server,
   ServerOptions,
   Socket,
   SocketHandler,
   Stream,
+  Tunnel,
+  TunnelSocket,
   Upgrade,
 } from './server.ts';
 
@@ -54,7 +70,14 @@ type Uws = typeof import('uWebSockets.js');
 type Wired = Exchange<HttpResponse>;
 /** Of one pattern, by method: what is told the seconds, by the first digit of the status. */
 type Observers = Map<string, ((seconds: number) => void)[]>;
-type Route = { pattern: string; run: Handler | SocketHandler; bodyBytesMax: number; observers: Observers };
+type Result = Answer | Stream | Upgrade | Tunnel;
+type Route = {
+  pattern: string;
+  run: Handler | OtherwiseHandler | SocketHandler;
+  bodyBytesMax: number;
+  isStreamed: boolean;
+  observers: Observers;
+};
 
 const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']);
 /** What a proxy may call a request: a word that is safe in a header, a log line and a page. */
@@ -67,21 +90,22 @@ const MESSAGE_BYTES_MAX = 4096;
 const SOCKET_BACKPRESSURE_BYTES = 65_536;
 /** Seconds without a word until a WebSocket is closed; pings go out on their own in between. */
 const SOCKET_IDLE_S = 60;
+/** Of a WebSocket that is passed through, where the server's owner says nothing else. */
+const TUNNEL_BYTES_MAX = 1_048_576;
 const SWEEP_MS = 500;
 /** Turns of the event loop that closing the port waits for one in which nothing arrives. */
 const QUIET_TURNS_MAX = 1000;
+type SocketLimits = { maxPayloadLength: number; maxBackpressure: number };
+const OWN_SOCKETS: SocketLimits = {
+  maxPayloadLength: MESSAGE_BYTES_MAX,
+  maxBackpressure: SOCKET_BACKPRESSURE_BYTES,
+};
 const STREAM_HEADERS: HeaderList = [
   ['content-type', 'text/event-stream'],
   ['cache-control', 'no-store'],
   // Tells nginx not to gather frames before it passes them on.
   ['x-accel-buffering', 'no'],
 ];
-/**
- * A body has 15 s, and one more for every 500 bytes that have come: a drip of single bytes is over within 20 s,
- * while a phone on a bad line may take its time. (The rule is that of Apache's mod_reqtimeout.)
- */
-const BODY_MS = 15_000;
-const BODY_BYTES_PER_SECOND = 500;
 
 let loaded: Uws | undefined;
 const loadUws = (): Uws => {
@@ -100,6 +124,12 @@ type Watched = { isLate(nowMs: number): boolean; cut(): void };
 const isStreamed = (body: Answer['body']): body is AsyncIterable<Uint8Array> =>
   typeof body === 'object' && Symbol.asyncIterator in body;
 
+/** RFC 6455, section 4.2.1. That the key is there is what the library looks at. */
+const asksSocket = (x: Wired): boolean =>
+  x.method === 'GET' &&
+  x.header('upgrade')?.toLowerCase() === 'websocket' &&
+  x.header('sec-websocket-version') === '13';
+
 /** Throws when a trusted proxy is not an address, or when the native library cannot run on this system. */
 export const createServer = (options: ServerOptions): Server => {
   const { name, host, port, log, slowReaderMs, observer, tracer, guard, tls } = options;
@@ -113,7 +143,7 @@ export const createServer = (options: ServerOptions): Server => {
   const isBelieved = options.idsFrom === 'anyone' ? () => true : believed;
   const ownLines = headLines(options.headers ?? []);
   const idPrefix = randomBytes(5).toString('hex');
-  const links = new Set<StreamLink | SocketLink>();
+  const links = new Set<StreamLink | SocketLink | TunnelLink>();
   const watched = new Set<Watched>();
   let otherwise: Route | undefined;
   let idCount = 0;
@@ -236,6 +266,7 @@ export const createServer = (options: ServerOptions): Server => {
       let rest = chunk;
       for (;;) {
         const offset = wire.getWriteOffset();
+        if (offset + rest.length >= total) x.upload?.release();
         if (offset + rest.length > total) throw new Error('the body is longer than its declared length');
         let [ok, done] = [true, false];
         wire.cork(() => {
@@ -288,6 +319,7 @@ export const createServer = (options: ServerOptions): Server => {
       }
       if (x.mode !== 'answering') return;
       if (total !== undefined && total > 0) throw new Error('the body is shorter than its declared length');
+      x.upload?.release();
       wire.cork(() => wire.end());
       settle(x);
       note(x, answer.status);
@@ -319,6 +351,7 @@ export const createServer = (options: ServerOptions): Server => {
       pump(x, answer, lines, body).catch((error: unknown) => fail(x, error));
       return;
     }
+    x.upload?.release();
     // A HEAD tells the length a GET would have. (The library's own way to report one leaves the response open.)
     if (x.method === 'HEAD' && !closing) {
       const length = isStreamed(body) ? declaredLength(headers) : Buffer.byteLength(body ?? '');
@@ -420,9 +453,38 @@ export const createServer = (options: ServerOptions): Server => {
     });
   };
 
-  const deliver = (x: Wired, result: Answer | Stream | Upgrade, context?: us_socket_context_t): void => {
+  const openTunnel = (x: Wired, tunnel: Tunnel, context: us_socket_context_t): void => {
+    const { wire } = x;
+    const away = () => tunnel.closed(1006, '');
+    if (wire === undefined || x.mode !== 'open') return safely('closed', away);
+    if (stopping) {
+      respond(x, problem('unavailable'));
+      return safely('closed', away);
+    }
+    let lines = '';
+    try {
+      lines = headLines(tunnel.headers ?? []);
+    } catch (error) {
+      safely('closed', away);
+      throw error;
+    }
+    const key = x.header('sec-websocket-key') ?? '';
+    const link = new TunnelLink(tunnel, (over) => links.delete(over));
+    links.add(link);
+    cork(x, () => {
+      writeHead(x, wire, '101 Switching Protocols', lines);
+      settle(x);
+      note(x, 101);
+      wire.upgrade({ link }, key, tunnel.protocol, '', context);
+    });
+  };
+
+  const deliver = (x: Wired, result: Result, context?: us_socket_context_t): void => {
     if ('stream' in result) openStream(x, result);
-    else if (!('upgrade' in result)) respond(x, result);
+    else if ('tunnel' in result) {
+      if (context === undefined || !x.asksSocket) throw new Error(`${x.pattern}: a tunnel nobody asked for`);
+      openTunnel(x, result, context);
+    } else if (!('upgrade' in result)) respond(x, result);
     else if (context !== undefined) openSocket(x, result, x.header('sec-websocket-key') ?? '', context);
     else throw new Error(`${x.pattern} is no socket route, but wants to become a socket`);
   };
@@ -458,8 +520,7 @@ export const createServer = (options: ServerOptions): Server => {
     let bytes = 0;
     const wire = x.wire!;
     const watch: Watched = {
-      isLate: (nowMs) =>
-        x.mode !== 'open' || nowMs - startedMs > BODY_MS + (bytes / BODY_BYTES_PER_SECOND) * 1000,
+      isLate: (nowMs) => x.mode !== 'open' || isBodyLate(bytes, nowMs - startedMs),
       cut: () => {
         if (x.mode === 'open') wire.close();
         watched.delete(watch);
@@ -481,6 +542,26 @@ export const createServer = (options: ServerOptions): Server => {
       x.body = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
       run(x, route);
     });
+  };
+
+  /** Runs the route at once; it takes the body in pieces as they come, or answers without it. */
+  const receive = (x: Wired, route: Route, bytes: number): void => {
+    attend(x);
+    const wire = x.wire!;
+    const watch: Watched = {
+      isLate: (nowMs) => {
+        upload.touch(nowMs);
+        return upload.isLate(nowMs);
+      },
+      cut: () => {
+        if (x.mode !== 'over') wire.close();
+      },
+    };
+    const upload = new Inflow(wire, bytes, () => watched.delete(watch));
+    x.upload = upload;
+    watched.add(watch);
+    wire.onData((chunk, isLast) => upload.take(chunk, isLast));
+    run(x, route);
   };
 
   const serve = (wire: HttpResponse, native: HttpRequest, context?: us_socket_context_t): void => {
@@ -509,8 +590,7 @@ export const createServer = (options: ServerOptions): Server => {
       x.pattern = socket.route.pattern;
       x.observers = socket.route.observers;
       x.params = socket.params;
-      const asked = x.header('upgrade')?.toLowerCase() === 'websocket' && context !== undefined;
-      if (!asked || x.header('sec-websocket-version') !== '13')
+      if (!asksSocket(x) || context === undefined)
         return refuse(x, 'upgrade-required', undefined, [
           ['upgrade', 'websocket'],
           ['sec-websocket-version', '13'],
@@ -532,8 +612,14 @@ export const createServer = (options: ServerOptions): Server => {
     if (found.outcome === 'found') x.params = found.params;
     if (guard !== undefined && guard.level > 0 && isShed(x)) return;
     if (head.bodyBytes > route.bodyBytesMax) return refuse(x, 'body-too-large');
-    if (head.bodyBytes > 0) collect(x, route);
-    else run(x, route);
+    if (found.outcome !== 'found' && context !== undefined && asksSocket(x)) {
+      if (head.bodyBytes > 0) return refuse(x, 'bad-header', 'A handshake has no body.');
+      x.asksSocket = true;
+      return run(x, route, context);
+    }
+    if (head.bodyBytes === 0) run(x, route);
+    else if (route.isStreamed) receive(x, route, head.bodyBytes);
+    else collect(x, route);
   };
 
   const guarded = (wire: HttpResponse, native: HttpRequest, context?: us_socket_context_t): void => {
@@ -548,15 +634,11 @@ export const createServer = (options: ServerOptions): Server => {
     }
   };
 
-  /** The routes on a port of their own making: plain, or with the certificate as it is in its files now. */
-  const makeApp = (): TemplatedApp => {
-    const app =
-      tls === undefined
-        ? uws.App()
-        : uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile });
-    app.ws<{ link: SocketLink }>('/*', {
-      maxPayloadLength: MESSAGE_BYTES_MAX,
-      maxBackpressure: SOCKET_BACKPRESSURE_BYTES,
+  /** Patterns of our own sockets: a port that is opened later has them, too. */
+  const socketPatterns: string[] = [];
+  const openSockets = (app: TemplatedApp, pattern: string, limits: SocketLimits) =>
+    app.ws<{ link: SocketLink | TunnelLink }>(pattern, {
+      ...limits,
       idleTimeout: SOCKET_IDLE_S,
       sendPingsAutomatically: true,
       compression: uws.DISABLED,
@@ -564,20 +646,35 @@ export const createServer = (options: ServerOptions): Server => {
       open: (native) => {
         const { link } = native.getUserData();
         link.attach(native);
-        safely('open', () => link.route.open(link));
+        if (link instanceof TunnelLink) safely('open', () => link.route.open(link));
+        else safely('open', () => link.route.open(link));
       },
       message: (native, message, isBinary) => {
         const { link } = native.getUserData();
+        if (link instanceof TunnelLink)
+          return safely('message', () => link.route.message(new Uint8Array(message), isBinary));
         if (isBinary) return link.end(1003, 'text only');
         const text = Buffer.from(message).toString('utf8');
         safely('message', () => link.route.message(link, text));
       },
-      drain: (native) => native.getUserData().link.drained(),
-      close: (native) => {
+      drain: (native) => safely('drain', () => native.getUserData().link.drained()),
+      close: (native, code, reason) => {
         // The filter below is told of connections that come and of those that go, but not of sockets that go.
         connectionCount -= 1;
-        native.getUserData().link.finish();
+        safely('close', () => native.getUserData().link.finish(code, Buffer.from(reason).toString('utf8')));
       },
+    });
+  /** The routes on a port of their own making: plain, or with the certificate as it is in its files now. */
+  const makeApp = (): TemplatedApp => {
+    const app =
+      tls === undefined
+        ? uws.App()
+        : uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile });
+    for (const pattern of socketPatterns) openSockets(app, pattern, OWN_SOCKETS);
+    openSockets(app, '/*', {
+      maxPayloadLength: options.tunnelBytesMax ?? TUNNEL_BYTES_MAX,
+      // None: a message in a tunnel is never dropped. Its sender pauses instead.
+      maxBackpressure: 0,
     });
     app.any('/*', guarded);
     const counted = (wire: HttpResponse, more: number): void => {
@@ -594,11 +691,13 @@ export const createServer = (options: ServerOptions): Server => {
   if (tls !== undefined) checkCertificate(tls);
   apps.push(makeApp());
 
-  const routeOf = (
-    pattern: string,
-    run: Handler | SocketHandler,
-    bodyBytesMax = options.bodyBytesMax,
-  ): Route => ({ pattern, run, bodyBytesMax, observers: new Map() });
+  const routeOf = (pattern: string, run: Route['run'], more: RouteOptions = {}): Route => ({
+    pattern,
+    run,
+    bodyBytesMax: more.bodyBytesMax ?? options.bodyBytesMax,
+    isStreamed: more.isStreamed === true,
+    observers: new Map(),
+  });
 
   const listenOn = (app: TemplatedApp, onPort: number): Promise<us_listen_socket> =>
     new Promise((resolve, reject) => {
@@ -671,11 +770,14 @@ export const createServer = (options: ServerOptions): Server => {
   };
 
   return {
-    route: (method, pattern, run, more = {}) =>
-      router.add(method, pattern, routeOf(pattern, run, more.bodyBytesMax)),
-    socket: (pattern, run) => sockets.add('GET', pattern, routeOf(pattern, run, 0)),
-    otherwise(run, more = {}) {
-      otherwise = routeOf('otherwise', run, more.bodyBytesMax);
+    route: (method, pattern, run, more) => router.add(method, pattern, routeOf(pattern, run, more)),
+    socket(pattern, run) {
+      sockets.add('GET', pattern, routeOf(pattern, run, { bodyBytesMax: 0 }));
+      socketPatterns.push(pattern);
+      for (const app of apps) openSockets(app, pattern, OWN_SOCKETS);
+    },
+    otherwise(run, more) {
+      otherwise = routeOf('otherwise', run, more);
     },
     async listen() {
       token = await listenOn(apps[0]!, port);

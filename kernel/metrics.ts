@@ -60,7 +60,21 @@ export const metricTable = {
     help: 'Looks at the public keys of user JWTs, by outcome.',
     labels: ['outcome'],
   },
-  proxied_total: { kind: 'counter', help: 'Requests passed to an origin.', labels: ['outcome'] },
+  proxied_total: {
+    kind: 'counter',
+    help: 'Requests passed to an origin: its answer was below 500, or not, or there was none, or too many waited for it.',
+    labels: ['outcome'],
+  },
+  origin_resting: {
+    kind: 'gauge',
+    help: '1 while the origin of this room is left in peace, because it could not be reached. `default`: the origin of what no room guards.',
+    labels: ['room'],
+  },
+  tunnels_open: {
+    kind: 'gauge',
+    help: 'WebSockets passed through to origins by this process.',
+    labels: [],
+  },
   restored_total: {
     kind: 'counter',
     help: 'Places stood up again from receipts or memory.',

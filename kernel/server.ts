@@ -45,12 +45,39 @@ export type Upgrade = {
   closed(): void;
 };
 
+/** One WebSocket that is passed through. */
+export type TunnelSocket = {
+  /** A whole message. False: the fan is slow, and nothing more may be sent until `writable`. */
+  send(payload: Uint8Array, isBinary: boolean): boolean;
+  /** 1005 for no code; 1006 cuts the connection. */
+  end(code: number, reason: string): void;
+};
+
+/** Answer of `otherwise` to a request that asks for a WebSocket. */
+export type Tunnel = {
+  tunnel: true;
+  /** The subprotocol agreed to; empty for none. */
+  protocol: string;
+  headers?: HeaderList;
+  open(socket: TunnelSocket): void;
+  /** The payload is only good during the call. */
+  message(payload: Uint8Array, isBinary: boolean): void;
+  writable(): void;
+  /** As Stream.closed; 1006 for a cut connection. */
+  closed(code: number, reason: string): void;
+};
+
 export type Handler = (request: Request) => Answer | Stream | Promise<Answer | Stream>;
+export type OtherwiseHandler = (
+  request: Request,
+) => Answer | Stream | Tunnel | Promise<Answer | Stream | Tunnel>;
 export type SocketHandler = (request: Request) => Answer | Upgrade | Promise<Answer | Upgrade>;
 
 export type RouteOptions = {
   /** Largest body; declared longer: 413 at once and close. Default: the server's. */
   bodyBytesMax?: number;
+  /** Runs before the body has come, and takes it in pieces: `request.upload` instead of `request.body`. */
+  isStreamed?: boolean;
 };
 
 export type Server = {
@@ -58,7 +85,7 @@ export type Server = {
   route(method: Method, pattern: string, run: Handler, options?: RouteOptions): void;
   socket(pattern: string, run: SocketHandler): void;
   /** Whatever no pattern matches; without one, 404. */
-  otherwise(run: Handler, options?: RouteOptions): void;
+  otherwise(run: OtherwiseHandler, options?: RouteOptions): void;
   /** Rejects with a sentence that names the port when it cannot be had. */
   listen(): Promise<{ port: number }>;
   /** Connections that are open, and requests that wait for something (a body, Redis, an origin). */
@@ -113,6 +140,8 @@ export type ServerOptions = {
   /** Speaks TLS 1.2 and 1.3, and nothing else. */
   tls?: TlsFiles;
   guard?: Guard;
+  /** Longest message of a WebSocket that is passed through; default 1 MiB. Those of our own sockets are short. */
+  tunnelBytesMax?: number;
   /** Added to every answer (security headers). */
   headers?: HeaderList;
   /**

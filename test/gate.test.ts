@@ -8,6 +8,7 @@ import { createProxy } from '../gateway/proxy.ts';
 import type { Fetcher } from '../kernel/fetch.ts';
 import type { Request } from '../kernel/http.ts';
 import { parsePlaceId, parseRoomId } from '../kernel/ids.ts';
+import { createMetrics } from '../kernel/metrics.ts';
 
 const room = parseRoomId('demo')!;
 const facts = (over: Partial<GateFacts>): GateFacts => ({
@@ -119,7 +120,7 @@ t.test(
       header: (name) => headers.find(([known]) => known === name)?.[1],
       cookie: () => undefined,
     };
-    const done = await createProxy({ fetcher: fetcher as Fetcher })({
+    const done = await createProxy({ fetcher, metrics: createMetrics({ processMetrics: false }) })({
       request,
       origin: 'http://o',
       path: '/demo',

@@ -43,6 +43,16 @@ server.route('GET', '/large', () => ({
   })(),
 }));
 server.route('GET', '/address', (request) => ({ status: 200, body: request.address }));
+server.route(
+  'POST',
+  '/upload',
+  async ({ upload }) => {
+    let bytes = 0;
+    for await (const piece of upload!.pieces) bytes += piece.length;
+    return { status: 200, body: String(bytes) };
+  },
+  { isStreamed: true },
+);
 server.otherwise(() => {
   ran += 1;
   return { status: 200, body: 'otherwise' };
@@ -329,6 +339,36 @@ t.test('random bytes end no process', async (t) => {
   t.ok(await isFine());
 });
 
+t.test(
+  'a body in pieces may be as slow as a bad line, and is framed as strictly as any',
+  { buffered: true },
+  async (t) => {
+    const slowly = rawRequest(
+      port,
+      [
+        request('POST /upload HTTP/1.1', 'content-length: 26', 'connection: close'),
+        ...Array<string>(13).fill('xx'),
+      ],
+      { pieceMs: 1100, waitMs: 3000 },
+    );
+    for (const [name, head] of Object.entries({
+      chunked: ['transfer-encoding: chunked'],
+      'two lengths': ['content-length: 1', 'content-length: 2'],
+      'a length that is none': ['content-length: 1a'],
+      'too long': ['content-length: 1001'],
+    })) {
+      const { text, closed } = await rawRequest(port, `${request('POST /upload HTTP/1.1', ...head)}xx`);
+      t.match(text, /^HTTP\/1\.1 4/, name);
+      t.ok(closed, name);
+    }
+    t.match(
+      (await slowly).text,
+      /\r\n\r\n26$/,
+      'a few bytes a second for longer than the library would wait',
+    );
+  },
+);
+
 t.test('a client that cuts its connection at any byte does no harm', async (t) => {
   const seed = Math.floor(Math.random() * 2 ** 31);
   t.comment(`seed ${seed}`);
@@ -354,6 +394,7 @@ t.test('a client that cuts its connection at any byte does no harm', async (t) =
 
 t.test(
   'hundreds of slow heads, bodies and readers are closed within 20 s, and others are served meanwhile',
+  { buffered: true },
   { timeout: 40_000 },
   async (t) => {
     const crowd = Array.from({ length: 110 }, (_, index) => `x-${index}: y`);
@@ -361,6 +402,9 @@ t.test(
       silent: '',
       'a slow head': 'GET /fine HTTP/1.1\r\nhost: a\r\nx-slow: ',
       'a slow body': request('POST /fine HTTP/1.1', 'content-length: 900'),
+      'a slow body in pieces': request('POST /upload HTTP/1.1', 'content-length: 900'),
+      // Answered at once, so nobody waits for the rest any more.
+      'a slow body nobody wants': request('POST /refused HTTP/1.1', 'content-length: 900'),
       'nothing after an answer': 'GET /fine HTTP/1.1\r\n\r\n',
       'a broken head': request('GET /fine HTTP/1.1', 'a b: c'),
       'a head the parser has no room for': request('GET /fine HTTP/1.1', ...crowd),

@@ -165,8 +165,9 @@ t.test('an origin learns the trace, with our span as its parent, and no other on
         });
         return done.answer;
       });
-  const off = await start(t, carry(createProxy({ fetcher })));
-  const on = await start(t, carry(createProxy({ fetcher: tracer.traced(fetcher) })), { tracer });
+  const metrics = createMetrics({ processMetrics: false });
+  const off = await start(t, carry(createProxy({ fetcher, metrics })));
+  const on = await start(t, carry(createProxy({ fetcher: tracer.traced(fetcher), metrics })), { tracer });
   const headers = { traceparent: GIVEN, tracestate: 'a=1', 'x-request-id': 'proxy-0001' };
   await (await fetch(off, { headers })).text();
   t.match(seen[0], { 'x-request-id': 'proxy-0001', tracestate: 'a=1' });

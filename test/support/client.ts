@@ -152,7 +152,7 @@ export type TestSocket = AsyncIterable<string> & {
   answered: number;
   headers: IncomingHttpHeaders;
   text: string;
-  /** The next text message; undefined after the end, an error after the deadline. */
+  /** The next message, a binary one as `0x…`; undefined after the end, an error after the deadline. */
   next(deadlineMs?: number): Promise<string | undefined>;
   send(text: string): void;
   /** Sends one unfragmented frame with any opcode, masked as RFC 6455 section 5.3 asks of clients. */
@@ -165,7 +165,7 @@ export type TestSocket = AsyncIterable<string> & {
   closed: Promise<number>;
 };
 
-const OPCODE = { text: 1, close: 8, ping: 9, pong: 10 };
+const OPCODE = { text: 1, binary: 2, close: 8, ping: 9, pong: 10 };
 
 const maskedFrame = (opcode: number, payload: Buffer): Buffer => {
   const mask = randomBytes(4);
@@ -254,6 +254,7 @@ export const openSocket = (
           const payload = rest.subarray(at, at + length);
           rest = rest.subarray(at + length);
           if (opcode === OPCODE.text) inbox.put(payload.toString('utf8'));
+          else if (opcode === OPCODE.binary) inbox.put(`0x${payload.toString('hex')}`);
           else if (opcode === OPCODE.ping) wire.write(maskedFrame(OPCODE.pong, payload));
           else if (opcode === OPCODE.close) {
             code = payload.length >= 2 ? payload.readUInt16BE(0) : 1005;

@@ -140,6 +140,7 @@ export const startGateways = async (
       slowReaderMs: config.slowReaderMs,
       trustedProxies: ['127.0.0.1'],
       headers: securityHeaders(names),
+      tunnelBytesMax: config.socketMessageBytesMax,
     });
     const server = withCors(plain, { origins: config.allowedOrigins, prefix: '/v1/rooms/' });
     const { route } = server;
@@ -147,7 +148,11 @@ export const startGateways = async (
       options.registered?.(method, pattern);
       route(method, pattern, run, more);
     };
-    const fetcher = createFetcher({ connectionsMax: 32, headersTimeoutMs: 5000 });
+    const fetcher = createFetcher({
+      connectionsMax: 32,
+      headersTimeoutMs: 5000,
+      breaker: { failuresMax: config.originFailuresMax, restMs: config.originRestMs },
+    });
     const nowMs = (): number => view.redisNowMs();
     const limits = createLimits({ config, redis: client, clock: systemClock, metrics });
     const users =

@@ -132,7 +132,7 @@ t.test(
     t.ok(await socket.next(), 'the socket, too');
     const feed = await openStream(`${system.base}/open/feed`);
     t.equal((await feed.next())?.data, 'first');
-    const slowly = ask(`${system.base}/open/slow/finished`);
+    const slowly = ask(`${system.base}/open/slow/finished`, { connection: 'keep-alive' });
     await eventually('the origin was asked', () => slow.has('finished'));
 
     child.kill('SIGTERM');

@@ -2,6 +2,7 @@
 // join and of a proxied request have the right parents, what people send stands in no log, metric or span, and every
 // answer carries its headers. One started system for all of it; the tests build on each other, in this order.
 
+import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { createLimits } from '../../gateway/limits.ts';
 import { LAGS } from '../../gateway/overload.ts';
@@ -374,12 +375,11 @@ t.test('every metric of the table moves', { timeout: 90_000 }, async (t) => {
   let shed = '';
   /** Moved in a piece of their own, which says so itself. */
   const APART = [
-    'limits_local_total',
-    'user_keys_total',
-    'user_tokens_total',
-    'overload_level',
-    'shed_total',
+    ...['limits_local_total', 'user_keys_total', 'user_tokens_total', 'overload_level', 'shed_total'],
+    ...['origin_resting', 'tunnels_open'],
   ];
+  const movesIn = (file: string, name: MetricName) =>
+    t.match(readFileSync(new URL(`../${file}`, import.meta.url), 'utf8'), `${metricPrefix}${name}`);
   const scenarios: Record<MetricName, () => unknown> = {
     request_seconds: already,
     joins_total: already,
@@ -476,6 +476,9 @@ t.test('every metric of the table moves', { timeout: 90_000 }, async (t) => {
     recoveries_total: () => redis.client.flushall(),
     ledger_gaps_total: already,
     connections_open: already,
+    // With an origin that is away, and one that speaks WebSocket.
+    origin_resting: () => movesIn('tunnel.test.ts', 'origin_resting'),
+    tunnels_open: () => movesIn('tunnel.test.ts', 'tunnels_open'),
     // In a gateway of its own, which is told that it is late.
     overload_level: async () => {
       const late = await startGateways(t, { count: 1, probe: { lagMs: () => 10_000 } });

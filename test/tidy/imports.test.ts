@@ -28,7 +28,7 @@ const MAY: Record<string, readonly string[] | undefined> = {
 };
 
 /**
- * Package → the files that may import it. Nobody else knows about cork, aborts or key imports. The two servers of the
+ * Package → the files that may import it. Nobody else knows about cork, aborts or key imports. The servers of the
  * bench that ours is compared with are strangers: they use the packages bare.
  */
 const HOMES: Record<string, readonly string[]> = {
@@ -40,6 +40,8 @@ const HOMES: Record<string, readonly string[]> = {
   jose: ['kernel/token.ts', 'kernel/user-token.ts'],
   'prom-client': ['kernel/metrics.ts'],
   'ua-parser-js': ['bots/facts.ts'],
+  fastify: ['bench/fastify-proxy.ts'],
+  '@fastify/http-proxy': ['bench/fastify-proxy.ts'],
 };
 
 type Import = { from: string; specifier: string; where: string };
