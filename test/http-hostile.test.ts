@@ -13,6 +13,9 @@ import { rawRequest } from './support/client.ts';
 import { ambiguousFraming, CRLF, oddRequestLines, pathTricks, requestText } from './support/hostile.ts';
 import { random } from './support/random.ts';
 
+// The slow ones wait side by side.
+t.jobs = 3;
+
 let ran = 0;
 const server = createServer({
   name: 'hostile',
@@ -394,8 +397,7 @@ t.test('a client that cuts its connection at any byte does no harm', async (t) =
 
 t.test(
   'hundreds of slow heads, bodies and readers are closed within 20 s, and others are served meanwhile',
-  { buffered: true },
-  { timeout: 40_000 },
+  { buffered: true, timeout: 40_000 },
   async (t) => {
     const crowd = Array.from({ length: 110 }, (_, index) => `x-${index}: y`);
     const starts: Record<string, string> = {
