@@ -13,9 +13,6 @@ import { rawRequest } from './support/client.ts';
 import { ambiguousFraming, CRLF, oddRequestLines, pathTricks, requestText } from './support/hostile.ts';
 import { random } from './support/random.ts';
 
-// The slow ones wait side by side.
-t.jobs = 3;
-
 let ran = 0;
 const server = createServer({
   name: 'hostile',
@@ -342,35 +339,27 @@ t.test('random bytes end no process', async (t) => {
   t.ok(await isFine());
 });
 
-t.test(
-  'a body in pieces may be as slow as a bad line, and is framed as strictly as any',
-  { buffered: true },
-  async (t) => {
-    const slowly = rawRequest(
-      port,
-      [
-        request('POST /upload HTTP/1.1', 'content-length: 26', 'connection: close'),
-        ...Array<string>(13).fill('xx'),
-      ],
-      { pieceMs: 1100, waitMs: 3000 },
-    );
-    for (const [name, head] of Object.entries({
-      chunked: ['transfer-encoding: chunked'],
-      'two lengths': ['content-length: 1', 'content-length: 2'],
-      'a length that is none': ['content-length: 1a'],
-      'too long': ['content-length: 1001'],
-    })) {
-      const { text, closed } = await rawRequest(port, `${request('POST /upload HTTP/1.1', ...head)}xx`);
-      t.match(text, /^HTTP\/1\.1 4/, name);
-      t.ok(closed, name);
-    }
-    t.match(
-      (await slowly).text,
-      /\r\n\r\n26$/,
-      'a few bytes a second for longer than the library would wait',
-    );
-  },
-);
+t.test('a body in pieces may be as slow as a bad line, and is framed as strictly as any', async (t) => {
+  const slowly = rawRequest(
+    port,
+    [
+      request('POST /upload HTTP/1.1', 'content-length: 26', 'connection: close'),
+      ...Array<string>(13).fill('xx'),
+    ],
+    { pieceMs: 1100, waitMs: 3000 },
+  );
+  for (const [name, head] of Object.entries({
+    chunked: ['transfer-encoding: chunked'],
+    'two lengths': ['content-length: 1', 'content-length: 2'],
+    'a length that is none': ['content-length: 1a'],
+    'too long': ['content-length: 1001'],
+  })) {
+    const { text, closed } = await rawRequest(port, `${request('POST /upload HTTP/1.1', ...head)}xx`);
+    t.match(text, /^HTTP\/1\.1 4/, name);
+    t.ok(closed, name);
+  }
+  t.match((await slowly).text, /\r\n\r\n26$/, 'a few bytes a second for longer than the library would wait');
+});
 
 t.test('a client that cuts its connection at any byte does no harm', async (t) => {
   const seed = Math.floor(Math.random() * 2 ** 31);
@@ -397,7 +386,7 @@ t.test('a client that cuts its connection at any byte does no harm', async (t) =
 
 t.test(
   'hundreds of slow heads, bodies and readers are closed within 20 s, and others are served meanwhile',
-  { buffered: true, timeout: 40_000 },
+  { timeout: 40_000 },
   async (t) => {
     const crowd = Array.from({ length: 110 }, (_, index) => `x-${index}: y`);
     const starts: Record<string, string> = {
