@@ -22,7 +22,10 @@ type Draft = { method: string; target: string; start: string; lines: Line[]; bod
 /** Appears in headers that say who somebody is; nothing behind the gateway may ever see it. */
 export const CANARY = 'canary-of-a-stranger';
 
-/** Headers that say who somebody is, in lower case; `anteroom-…` are too. */
+/**
+ * Headers that say who somebody is, in lower case; `anteroom-…` are too. Not `x-request-id`: the fuzzer's address is
+ * that of a trusted proxy, which may name a request.
+ */
 export const IDENTITY: ReadonlySet<string> = new Set([
   'x-real-ip',
   'forwarded',
@@ -30,7 +33,6 @@ export const IDENTITY: ReadonlySet<string> = new Set([
   'x-forwarded-host',
   'x-forwarded-proto',
   'proxy-authorization',
-  'x-request-id',
 ]);
 
 export type Sender = {

@@ -1,6 +1,7 @@
 // A private redis-server for one test file: random port, no disk, gone when the test ends.
 
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -13,17 +14,16 @@ import { eventually } from './eventually.ts';
 type Teardown = { teardown(work: () => unknown): void };
 
 /** A port that was free a moment ago. */
-export const freePort = (): Promise<number> =>
-  new Promise((resolve, reject) => {
+export const freePort = async (): Promise<number> => {
+  // Below the ports that systems give to connections: between this look and its use one of those may be taken.
+  const port = 10_000 + randomInt(22_000);
+  const isFree = await new Promise<boolean>((resolve) => {
     const probe = createServer();
-    probe.once('error', reject);
-    probe.listen(0, '127.0.0.1', () => {
-      const address = probe.address();
-      probe.close(() =>
-        typeof address === 'object' && address ? resolve(address.port) : reject(new Error('no port')),
-      );
-    });
+    probe.once('error', () => resolve(false));
+    probe.listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
   });
+  return isFree ? port : freePort();
+};
 
 /** Connects once; the client tries again by itself, and a second `connect` would leave it with two attempts. */
 const answering = async (client: Redis): Promise<void> => {
