@@ -39,6 +39,7 @@ import { createTracer } from './kernel/trace.ts';
 import { openUserTokens } from './kernel/user-token.ts';
 import { createClaimsReader } from './line/claims.ts';
 import { createIdentifier } from './line/identify.ts';
+import { createLooks } from './line/looks.ts';
 import { createRoomStore, ensureRoom, type RoomStore, syncRooms } from './line/rooms.ts';
 import { defaultSettings } from './line/settings.ts';
 import { createUsers } from './line/users.ts';
@@ -66,8 +67,8 @@ type Running = {
 
 /** Whatever happens while stopping, the process is gone by then. */
 const STOP_MS_MAX = 58_000;
-/** Streams are sent elsewhere over so long at most, beside what requests are given. */
-const LEAVE_MS_MAX = 21_000;
+/** Sending streams elsewhere may take so much longer than planned, on a busy machine. */
+const LEAVE_LATE_MS = 1500;
 /** A connection that has just come has so long to say what it wants. */
 const LINGER_MS = 250;
 
@@ -280,6 +281,12 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
         log,
         bodyBytesMax: config.bodyBytesMax,
         slowReaderMs: config.slowReaderMs,
+        slowReaderBytesMax: config.slowReaderBytesMax,
+        slowReaders: {
+          dropped: (bytes) => metrics.inc('dropped_bytes_total', {}, bytes),
+          cut: () => metrics.inc('slow_readers_total', {}),
+        },
+        messageBytesMax: config.streamMessageBytesMax,
         trustedProxies: config.trustedProxies,
         connectionsMax,
         ...(tls === undefined ? {} : { tls }),
@@ -303,8 +310,9 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
               toll: tollOf(limits),
               ...{ nowMs, metrics },
             });
+      const looks = createLooks(redis);
       const identifier = createIdentifier({
-        ...{ redis, tokens, users, names, nowMs },
+        ...{ looks, tokens, users, names, nowMs },
         visitorDays: config.visitorDays,
       });
       if (has('broker'))
@@ -314,6 +322,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
             server,
             redis,
             reader: await connect('broker-reader', true),
+            looks,
             view,
             tokens,
             identifier,
@@ -335,10 +344,12 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
         const judge = createJudge({ config, redis, rules: createRuleBook({ log }), clock, log, metrics });
         started(
           createGateway({
+            level: () => overload.level,
             config,
             server,
             redis,
             reader: await connect('gateway-reader', true),
+            looks,
             view,
             tokens,
             identifier,
@@ -369,7 +380,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
       const graceMs = Math.max(config.stopMs / 2, config.stopMs - 1000);
       stops.push({
         name: 'public',
-        withinMs: config.stopMs + LEAVE_MS_MAX,
+        withinMs: config.stopMs + config.streamsDrainMs + LEAVE_LATE_MS,
         stop: () => server.close(graceMs, { lingerMs: LINGER_MS }),
       });
     }

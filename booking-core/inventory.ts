@@ -102,7 +102,7 @@ export const createInventory = (sql: Sql): Inventory => {
     return [...known.values()];
   };
   // An unknown name is asked for at most once in two seconds, whatever strangers type.
-  let missedAtMs = 0;
+  let missedAtMs = Number.NEGATIVE_INFINITY;
   return {
     all,
     async find(id) {

@@ -9,8 +9,8 @@ export type Scheduled = { slot: number };
 
 export type Wheel<T extends Scheduled> = {
   schedule(item: T, delayMs: number): void;
-  /** Everything due since the last call; `run` may schedule again. */
-  turn(nowMs: number, run: (item: T) => void): void;
+  /** Everything due since the last call, and how late it is; `run` may schedule again. */
+  turn(nowMs: number, run: (item: T, lateMs: number) => void): void;
 };
 
 export const createWheel = <T extends Scheduled>(nowMs: number): Wheel<T> => {
@@ -18,9 +18,12 @@ export const createWheel = <T extends Scheduled>(nowMs: number): Wheel<T> => {
   let tick = Math.floor(nowMs / SLOT_MS);
   return {
     schedule(item, delayMs) {
-      const ticks = Math.min(SLOTS - 1, Math.max(1, Math.round(delayMs / SLOT_MS)));
-      item.slot = (tick + ticks) % SLOTS;
-      slots[item.slot]!.push(item);
+      const ticks = Math.min(SLOTS - 1, Math.max(1, Math.floor(delayMs / SLOT_MS)));
+      const slot = (tick + ticks) % SLOTS;
+      // There already: one entry is enough, or whoever is put off again and again would fill the slot.
+      if (item.slot === slot) return;
+      item.slot = slot;
+      slots[slot]!.push(item);
     },
     turn(now, run) {
       const until = Math.floor(now / SLOT_MS);
@@ -32,10 +35,11 @@ export const createWheel = <T extends Scheduled>(nowMs: number): Wheel<T> => {
         const due = slots[index]!;
         if (due.length === 0) continue;
         slots[index] = [];
+        const lateMs = Math.max(0, now - tick * SLOT_MS);
         for (const item of due)
           if (item.slot === index) {
             item.slot = -1;
-            run(item);
+            run(item, lateMs);
           }
       }
     },

@@ -45,7 +45,7 @@ export type StateMessage = {
 export type Promoted = { claimToken: string; deadlineMs: number; serverNowMs?: number };
 export type Notice = { id?: string; text: string; level?: 'info' | 'warn' | 'bad' };
 /** `missed` and `closed` keep the place: `join` may bring it back. */
-export type Ended = { reason: 'finished' | 'left' | 'missed' | 'closed' };
+export type Ended = { reason: 'finished' | 'left' | 'missed' | 'closed' | 'newSale' };
 
 export type ConnectionState = 'connecting' | 'live' | 'polling' | 'reconnecting' | 'offline';
 export type Transport = 'events' | 'socket' | 'poll';
@@ -63,9 +63,13 @@ export type AnteroomOptions = {
   room: string;
   /** Origin of the gateway, e.g. `https://tickets.example`; empty for the page's own. */
   base?: string;
+  /** What the page shows already, if anything: the position does not rise above it without a reason. */
+  position?: number;
+  number?: number;
+  /** The position never rises from one call to the next, unless `onState` gave a reason before. */
   onPosition?: (position: Position) => void;
   onState?: (state: StateMessage) => void;
-  /** May come again for the same turn, after a reconnect. */
+  /** Once for each turn; after a state other than `promoted`, again. */
   onPromoted?: (promoted: Promoted) => void;
   /** Once per notice id; an empty text takes the notice away. */
   onNotice?: (notice: Notice) => void;
@@ -84,8 +88,29 @@ export type Anteroom = {
   claim(): Promise<Entered | Refused>;
   /** Gives the place up for good. */
   leave(): Promise<{ outcome: 'left' } | Refused>;
+  /**
+   * The position now: between two messages it goes on at the rate that the last one told, a little slower. Undefined
+   * where there is none to tell. Never rises unless `onPosition` said so, never below 1.
+   */
+  position(): number | undefined;
   /** Stops listening; the place stays. */
   close(): void;
 };
 
 export function createAnteroom(options: AnteroomOptions): Anteroom;
+
+// The parts that only count, for tests and for clients that are written anew.
+
+export function pauseMs(failures: number, askedMs?: number, random?: () => number): number;
+export function nextTransport(transport: number, tries: number, worked: boolean | undefined): number;
+export function climbMs(climbs: number, random?: () => number): number;
+export function mayReopen(code: number): boolean;
+export function createReader(on: {
+  onEvent: (type: string, data: string, id: string | undefined) => void;
+  onRetry: (ms: number) => void;
+}): (piece: string) => void;
+export function createDrift(): {
+  at(nowMs: number): number | undefined;
+  hear(message: Position, nowMs: number, mayRise?: boolean): number | undefined;
+  forget(): void;
+};

@@ -7,23 +7,13 @@ import type { RoomId } from '../kernel/ids.ts';
 import { roomKey } from '../kernel/keys.ts';
 import type { Metrics } from '../kernel/metrics.ts';
 import type { Redis } from '../kernel/redis.ts';
-import { isCoarse, planAnchors } from '../line/anchors.ts';
 import { type Estimate, EVERY_MS, estimateNow, OPEN_MAX, settleEstimates } from '../line/calibration.ts';
-import {
-  type Composed,
-  composeSnapshot,
-  LIST_MAX,
-  listMinAfter,
-  parseSnapshot,
-  type Snapshot,
-  snapshotText,
-} from '../line/snapshot.ts';
+import { type Composed, LIST_MAX, parseSnapshot, type Snapshot, snapshotText } from '../line/snapshot.ts';
+import { survey } from '../line/survey.ts';
 import { calibrate, measure, roomKeys, snapshot } from '../lua/room.ts';
 
-/** A count took 3 to 6 µs of Redis at a million places (bench/results/position-quick-2026-11-21.json), so this is some 2 ms. */
-export const ANCHORS_MAX = 500;
-/** The first snapshot of a long line finds its scores in two or three goes; later ones need one. */
-const ROUNDS_MAX = 4;
+/** Others may keep snapshots while this one looks for the newest. */
+const RELOADS_MAX = 3;
 
 type Learnt = { open: Estimate[]; written: number; writtenAtMs: number };
 
@@ -53,29 +43,30 @@ export const createSurveyor = (options: {
     return read;
   };
 
-  /** Counts, and counts again where the first scores were too far apart; undefined when there is nothing to keep. */
-  const survey = async (room: RoomId): Promise<Composed | undefined> => {
+  /** Counts until it is enough, after the snapshot that is in Redis; undefined when there is nothing to keep. */
+  const count = async (room: RoomId): Promise<Composed | undefined> => {
     let before = latest.get(room);
-    let scores = before === undefined ? [] : planAnchors(before, ANCHORS_MAX);
-    for (let round = 1; ; round += 1) {
-      const done = await measure.run(redis, roomKeys(room), {
-        nowMs: nowMs(),
-        freshMs: Math.floor(config.snapshotMs * 0.9),
-        listMin: listMinAfter(before),
-        listMax: LIST_MAX,
-        listedTo: before?.listedTo ?? '-inf',
-        scores,
-      });
-      if (done.outcome !== 'measured') return undefined;
-      if (Number(done.room.get('snapshotAt') ?? 0) !== (before?.atMs ?? 0) && round < ROUNDS_MAX) {
-        before = await reload(room);
-        if (before !== undefined) scores = planAnchors(before, ANCHORS_MAX);
-        if (before !== undefined) continue;
+    let reloads = 0;
+    for (;;) {
+      const counts = survey(before);
+      let step = counts.next();
+      let isOfAnother = false;
+      while (step.done !== true && !isOfAnother) {
+        const done = await measure.run(redis, roomKeys(room), {
+          nowMs: nowMs(),
+          freshMs: Math.floor(config.snapshotMs * 0.9),
+          listMax: LIST_MAX,
+          ...step.value,
+        });
+        if (done.outcome !== 'measured') return undefined;
+        isOfAnother =
+          Number(done.room.get('snapshotAt') ?? 0) !== (before?.atMs ?? 0) &&
+          (before !== undefined || reloads === 0);
+        if (!isOfAnother) step = counts.next(done);
       }
-      const composed = composeSnapshot(done, scores, before);
-      if (composed === undefined || round >= ROUNDS_MAX || !isCoarse(composed.snapshot, ANCHORS_MAX))
-        return composed;
-      scores = planAnchors(composed.snapshot, ANCHORS_MAX);
+      if (step.done === true) return step.value;
+      before = reloads < RELOADS_MAX ? await reload(room) : undefined;
+      reloads += 1;
     }
   };
 
@@ -116,7 +107,7 @@ export const createSurveyor = (options: {
   return {
     async measure(room) {
       const begun = performance.now();
-      const composed = await survey(room);
+      const composed = await count(room);
       if (composed === undefined) return undefined;
       const { snapshot: now, basedOnMs, pace } = composed;
       const kept = await snapshot.run(redis, roomKeys(room), {

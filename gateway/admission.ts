@@ -55,6 +55,8 @@ export type Admission = {
   decide(asked: Asked): Admitted | Promise<Admitted>;
 };
 
+const NOBODY = {};
+
 export const createAdmission = (options: {
   view: View;
   sessions: Sessions;
@@ -106,24 +108,28 @@ export const createAdmission = (options: {
     shown: { session?: Session; cookie?: string | undefined; bypass?: string },
   ): Admitted => {
     const room = guarded?.room;
+    const admitted = shown.session !== undefined;
     const decision = decide({
       open,
       room,
       method,
-      acceptsHtml: (request.header('accept') ?? '').includes('text/html'),
+      // Who is inside gets no page, whatever they accept.
+      acceptsHtml: !admitted && (request.header('accept') ?? '').includes('text/html'),
       passthrough: snapshot?.settings.queueingMethod === 'passthrough',
       bypassed: shown.bypass !== undefined,
-      admitted: shown.session !== undefined,
+      admitted,
       hasDefaultOrigin,
     });
+    // Written out: a spread costs more than the rest of this, with each request.
     switch (decision.act) {
       case 'refuse':
-        return { ...decision, room };
+        return { act: 'refuse', code: decision.code, room };
       case 'waitingPage':
-        return { ...decision, room: room!, snapshot: snapshot! }; // Only ever decided for a room.
+        return { act: 'waitingPage', room: room!, snapshot: snapshot! }; // Only ever decided for a room.
       case 'proxy':
         return {
-          ...decision,
+          act: 'proxy',
+          to: decision.to,
           room,
           snapshot,
           prefix: guarded?.prefix ?? '',
@@ -133,7 +139,22 @@ export const createAdmission = (options: {
         };
     }
   };
-  const admittedBy = (found: SessionFound | undefined) => (found?.outcome === 'admitted' ? found : {});
+  const admittedBy = (found: SessionFound | undefined) => (found?.outcome === 'admitted' ? found : NOBODY);
+  // The name of a room's session cookie, made once: a text that was put together is put together at each comparison.
+  const cookieNames = new Map<RoomId, string>();
+  const sessionCookieOf = (room: RoomId): string => {
+    const known = cookieNames.get(room);
+    if (known !== undefined) return known;
+    const name = names.session(room);
+    cookieNames.set(room, name);
+    return name;
+  };
+  // A proxy's questions are about the same few hosts, mostly about one.
+  let last: { header: string | undefined; host: string | undefined } = { header: '', host: '' };
+  const hostOfHeader = (header: string | undefined): string | undefined => {
+    if (last.header !== header) last = { header, host: hostOf(header) };
+    return last.host;
+  };
 
   const byRules = async (asked: Asked, found: Found, room: RoomId, snapshot: Snapshot): Promise<Admitted> => {
     // Whoever is let by needs no session, and must not depend on Redis for one.
@@ -148,7 +169,7 @@ export const createAdmission = (options: {
 
   return {
     decide(asked) {
-      const host = hostOf(asked.host);
+      const host = hostOfHeader(asked.host);
       if (host === undefined)
         throw new Refusal('bad-header', { detail: '`host` is not the name of a host.' });
       const open = asked.bookingBehind && isOpenPath(asked.path);
@@ -160,7 +181,7 @@ export const createAdmission = (options: {
         return bookingSession(asked.request).then((shown) => conclude(asked, found, admittedBy(shown)));
       if (room === undefined || snapshot === undefined) return conclude(asked, found, {});
       if (snapshot.settings.bypass.length > 0) return byRules(asked, found, room, snapshot);
-      const cookie = asked.request.cookie(names.session(room));
+      const cookie = asked.request.cookie(sessionCookieOf(room));
       const known = sessions.admitKnown(room, snapshot, cookie);
       if (known !== undefined) return conclude(asked, found, admittedBy(known));
       return sessions

@@ -11,16 +11,17 @@
 
 import type { Config } from '../kernel/config.ts';
 import { problemOf, Refusal } from '../kernel/errors.ts';
-import type { Answer, Handler, Request } from '../kernel/http.ts';
+import { type Answer, type Handler, prepared, type Request } from '../kernel/http.ts';
 import type { RoomId } from '../kernel/ids.ts';
 import { isPlainPath, isPlainQuery } from '../kernel/path.ts';
 import type { Tokens } from '../kernel/token.ts';
 import type { Identifier } from '../line/identify.ts';
 import type { View } from '../line/view.ts';
 import { type CookieNames, newVisitor, signVisitor } from '../line/visitor.ts';
-import type { Admission } from './admission.ts';
-import { contextHeaders } from './context.ts';
+import type { Admission, Admitted } from './admission.ts';
+import { contextHeaders, createToldAgain } from './context.ts';
 import { setCookie } from './cookies.ts';
+import type { Limits } from './limits.ts';
 import { sessionCookie } from './passes.ts';
 import type { Header } from './places.ts';
 
@@ -32,18 +33,19 @@ const METHOD = /^[A-Z]{1,20}$/;
 
 type Original = { host: string; path: string; query: string; method: string };
 
+const read = (request: Request, name: string, form: RegExp): string => {
+  const value = request.header(name) ?? '';
+  if (!form.test(value))
+    throw new Refusal('bad-header', {
+      detail: `\`${name}\` is missing or malformed; the proxy must set it.`,
+    });
+  return value;
+};
+
 const originalOf = (request: Request): Original => {
-  const read = (name: string, form: RegExp): string => {
-    const value = request.header(name) ?? '';
-    if (!form.test(value))
-      throw new Refusal('bad-header', {
-        detail: `\`${name}\` is missing or malformed; the proxy must set it.`,
-      });
-    return value;
-  };
-  const host = read('x-original-host', HOST);
-  const method = read('x-original-method', METHOD);
-  const uri = read('x-original-uri', /^\//);
+  const host = read(request, 'x-original-host', HOST);
+  const method = read(request, 'x-original-method', METHOD);
+  const uri = read(request, 'x-original-uri', /^\//);
   const mark = uri.indexOf('?');
   const path = mark < 0 ? uri : uri.slice(0, mark);
   const query = mark < 0 ? '' : uri.slice(mark + 1);
@@ -66,32 +68,22 @@ const waitAnswer = (room: RoomId, page: string): Answer => ({
   ),
 });
 
+const GO_ON = prepared({ status: 204, headers: [NO_STORE] });
+
 export const createAuthorize = (options: {
   config: Config;
   admission: Admission;
   identifier: Identifier;
+  limits: Pick<Limits, 'inside' | 'refusal'>;
   tokens: Tokens;
   names: CookieNames;
   view: View;
 }): Handler => {
-  const { config, admission, identifier, tokens, names, view } = options;
+  const { config, admission, identifier, limits, tokens, names, view } = options;
+  const told = createToldAgain<Answer>();
 
-  return async (request): Promise<Answer> => {
-    if (!request.viaProxy)
-      throw new Refusal('proxy-unknown', {
-        detail: 'Name the address of the proxy in `ANTEROOM_TRUSTED_PROXIES`.',
-      });
-    const original = originalOf(request);
-    const { host, path, method } = original;
-    const decision = await admission.decide({ host, path, method, request, bookingBehind: false });
-    const { room } = decision;
-    // What no room guards is none of our business here: the proxy has an origin for it, whether or not we have.
-    if (room === undefined) return { status: 204, headers: [NO_STORE] };
-    if (decision.act !== 'proxy') return waitAnswer(room, waitingAddress(room, original));
-    // Whatever is let by a rule is nobody's visit: it shows no one, and is given nothing.
-    if (decision.bypass !== undefined) return { status: 204, headers: [NO_STORE] };
-
-    const { session, cookie: renewed } = decision;
+  const tell = async (request: Request, decision: Admitted & { act: 'proxy' }): Promise<Answer> => {
+    const { room, session, cookie: renewed } = decision;
     // The header may be meant for the origin, whose it is.
     const shown = await identifier.visitorOf(request, { foreignTokens: true });
     const visitorId = shown ?? newVisitor();
@@ -107,9 +99,46 @@ export const createAuthorize = (options: {
               }),
             ]
           : [];
-    return {
+    const atMs = Date.now();
+    const answer = {
       status: 204,
       headers: [NO_STORE, ...contextHeaders(tokens, { visitorId, room, session }), ...cookie],
     };
+    const visitorCookie = request.cookie(names.visitor);
+    if (session === undefined || visitorCookie === undefined || cookie.length > 0) return answer;
+    if (identifier.showsToken(request)) return answer;
+    const signed = prepared(answer);
+    told.keep(session, visitorCookie, signed, atMs);
+    return signed;
+  };
+
+  const conclude = (request: Request, original: Original, decision: Admitted): Answer | Promise<Answer> => {
+    const { room } = decision;
+    // What no room guards is none of our business here: the proxy has an origin for it, whether or not we have.
+    if (room === undefined) return GO_ON;
+    if (decision.act !== 'proxy') return waitAnswer(room, waitingAddress(room, original));
+    // Whatever is let by a rule is nobody's visit: it shows no one, and is given nothing.
+    if (decision.bypass !== undefined) return GO_ON;
+    const { session } = decision;
+    if (session === undefined) return tell(request, decision);
+    const taken = limits.inside(request.address);
+    if (taken.outcome === 'refused') throw limits.refusal(taken);
+    const before =
+      decision.cookie === undefined ? told.recall(session, request.cookie(names.visitor)) : undefined;
+    return before === undefined || identifier.showsToken(request) ? tell(request, decision) : before;
+  };
+
+  return (request) => {
+    if (!request.viaProxy)
+      throw new Refusal('proxy-unknown', {
+        detail: 'Name the address of the proxy in `ANTEROOM_TRUSTED_PROXIES`.',
+      });
+    const original = originalOf(request);
+    const { host, path, method } = original;
+    const decision = admission.decide({ host, path, method, request, bookingBehind: false });
+    // A session that is known is answered at once: nothing is awaited, so nothing has to be told if its client leaves.
+    return 'then' in decision
+      ? decision.then((decided) => conclude(request, original, decided))
+      : conclude(request, original, decision);
   };
 };

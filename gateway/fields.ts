@@ -10,6 +10,8 @@ type Fields<K extends Kinds> = { [N in keyof K]?: K[N] extends 'number' ? number
 /** A pass, the longest of them, has some 400 characters. */
 const TEXT_CHARS_MAX = 4000;
 
+const [OPENING, CLOSING] = Buffer.from('{}');
+
 const isOf = (kind: 'text' | 'number', value: unknown): boolean =>
   kind === 'text'
     ? typeof value === 'string' && value.length <= TEXT_CHARS_MAX
@@ -20,6 +22,8 @@ export const readFields = <K extends Kinds>(request: Request, kinds: K): Fields<
   if (request.body.length === 0) return {};
   const type = request.header('content-type') ?? '';
   if (!/^application\/json\s*(?:;|$)/i.test(type)) throw new Refusal('wrong-type');
+  // What a page sends that has nothing to say.
+  if (request.body.length === 2 && request.body[0] === OPENING && request.body[1] === CLOSING) return {};
   let value: unknown;
   try {
     value = JSON.parse(request.body.toString('utf8'));

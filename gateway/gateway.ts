@@ -5,6 +5,7 @@ import { createHash } from 'node:crypto';
 import type { Config } from '../kernel/config.ts';
 import { Refusal } from '../kernel/errors.ts';
 import type { Fetcher } from '../kernel/fetch.ts';
+import type { FlatHeaders } from '../kernel/head.ts';
 import { type Answer, json, type Request, type Server, type Tunnel } from '../kernel/http.ts';
 import type { RoomId } from '../kernel/ids.ts';
 import { roomKey } from '../kernel/keys.ts';
@@ -17,15 +18,16 @@ import type { Tokens } from '../kernel/token.ts';
 import type { ClaimsReader } from '../line/claims.ts';
 import { parseEntry } from '../line/entries.ts';
 import type { Identifier } from '../line/identify.ts';
+import type { Looks } from '../line/looks.ts';
 import { createOpenApi } from '../line/openapi.ts';
 import type { Session } from '../line/receipt.ts';
 import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
 import { type CookieNames, drawSeed, newVisitor, signVisitor } from '../line/visitor.ts';
 import { end, roomKeys } from '../lua/room.ts';
-import { createAdmission } from './admission.ts';
+import { type Admitted, createAdmission } from './admission.ts';
 import { createAuthorize } from './authorize.ts';
-import { contextHeaders } from './context.ts';
+import { contextHeaders, createToldAgain } from './context.ts';
 import { setCookie } from './cookies.ts';
 import { readFields } from './fields.ts';
 import type { Judge } from './judging.ts';
@@ -36,6 +38,7 @@ import { createPlaces, type Header } from './places.ts';
 import { createProxy } from './proxy.ts';
 import { watchOrigins } from './resting.ts';
 import { createSessions } from './sessions.ts';
+import { createShedding } from './shedding.ts';
 import { createTunnels } from './tunnels.ts';
 
 export type GatewayOptions = {
@@ -43,6 +46,7 @@ export type GatewayOptions = {
   server: Server;
   redis: Redis;
   reader: Redis;
+  looks: Looks;
   view: View;
   tokens: Tokens;
   identifier: Identifier;
@@ -55,6 +59,8 @@ export type GatewayOptions = {
   bookingUrl: string;
   log: Log;
   metrics: Metrics;
+  /** The level of overload, 0 to 3. */
+  level?: () => number;
 };
 
 export const createGateway = (options: GatewayOptions): Role => {
@@ -127,10 +133,16 @@ export const createGateway = (options: GatewayOptions): Role => {
 
   // Places and passes
 
-  server.route('POST', '/v1/rooms/:room/places', async (request) => {
-    const told = await places.join(request, places.roomOf(request), readFields(request, { receipt: 'text' }));
-    return json(told.created ? 201 : 200, told.status, told.headers);
-  });
+  server.route(
+    'POST',
+    '/v1/rooms/:room/places',
+    async (request) => {
+      const at = places.roomOf(request);
+      const told = await places.join(request, at, readFields(request, { receipt: 'text' }));
+      return json(told.created ? 201 : 200, told.status, told.headers);
+    },
+    { refuse: createShedding(options) },
+  );
   server.route('GET', '/v1/rooms/:room/places/me', async (request) => {
     const told = await places.status(request, places.roomOf(request));
     return json(200, told.status, told.headers);
@@ -216,17 +228,15 @@ export const createGateway = (options: GatewayOptions): Role => {
       ? []
       : [sessionCookie(names, session, cookie, view.redisNowMs())];
 
+  type Carried = Admitted & { act: 'proxy' };
+  type Identity = { context: FlatHeaders; setCookies: Header[] };
+  const NOBODY: Identity = { context: [], setCookies: [] };
+  const contexts = createToldAgain<FlatHeaders>();
+
   /** Who asks, for the origin and for the browser. Someone without a visitor cookie is given one. */
-  const identityOf = async (
-    request: Request,
-    asked: {
-      room: RoomId | undefined;
-      session: Session | undefined;
-      cookie: string | undefined;
-      isOurOwn: boolean;
-    },
-  ) => {
-    const { room, session, cookie, isOurOwn } = asked;
+  const identityOf = async (request: Request, decision: Carried): Promise<Identity> => {
+    const { room, session, cookie, to, snapshot } = decision;
+    const isOurOwn = to === 'booking-core' || snapshot?.settings.origin === 'booking-core';
     const shown = await identifier.visitorOf(request, { foreignTokens: !isOurOwn });
     const visitorId = shown ?? newVisitor();
     const setCookies = sessionHeaders(session, cookie);
@@ -238,18 +248,62 @@ export const createGateway = (options: GatewayOptions): Role => {
           maxAgeSeconds: config.visitorDays * 86_400,
         }),
       );
-    return { context: contextHeaders(tokens, { visitorId, room, session }), setCookies };
+    const atMs = Date.now();
+    const context = contextHeaders(tokens, { visitorId, room, session }).flat();
+    const visitorCookie = request.cookie(names.visitor);
+    const isPlain = visitorCookie !== undefined && setCookies.length === 0 && !identifier.showsToken(request);
+    if (session !== undefined && isPlain) contexts.keep(session, visitorCookie, context, atMs);
+    return { context, setCookies };
   };
 
-  const pass = async (request: Request): Promise<Answer | Tunnel> => {
-    if (stopping) throw new Refusal('overloaded');
-    const decision = await admission.decide({
-      host: request.header('host'),
-      path: request.path,
-      method: request.method,
+  /** The same at once, where nothing has to be looked up or signed. */
+  const knownIdentityOf = (request: Request, decision: Carried): Identity | undefined => {
+    const { session, cookie, to, bypass } = decision;
+    // Whatever is let by a rule is nobody's visit: it shows no one, and is given nothing.
+    if (to === 'default' || bypass !== undefined) return NOBODY;
+    const visitorCookie = request.cookie(names.visitor);
+    if (session === undefined || cookie !== undefined || visitorCookie === undefined) return undefined;
+    const context = contexts.recall(session, visitorCookie);
+    if (context === undefined || identifier.showsToken(request)) return undefined;
+    return { context, setCookies: [] };
+  };
+
+  /** The origin has answered already: its answer goes out, whatever becomes of the slot. */
+  const endByOrigin = async (request: Request, session: Session, answer: Answer): Promise<Answer> => {
+    ended(session.room, session);
+    try {
+      const { placeId, number } = session;
+      await end.run(redis, roomKeys(session.room), { nowMs: '', placeId, number, reason: 'origin' });
+    } catch (error) {
+      log.warn('end-not-written', {
+        ...request.ids,
+        room: session.room,
+        error: error instanceof Error ? error : String(error),
+      });
+    }
+    return answer;
+  };
+
+  const carry = (request: Request, decision: Carried, identity: Identity): Promise<Answer | Tunnel> => {
+    const { to, snapshot, session, prefix } = decision;
+    const strip = snapshot?.settings.stripPrefix === true ? prefix : '';
+    const proxied = {
       request,
-      bookingBehind: true,
-    });
+      origin: originOf(to, snapshot),
+      path: strip === '' ? request.path : request.path.slice(strip.length) || '/',
+      context: identity.context,
+      setCookies: identity.setCookies,
+      proto,
+      timeoutMs: config.originTimeoutMs,
+      session,
+    } as const;
+    if (request.asksSocket === true) return tunnels.pass(proxied);
+    return proxy(proxied).then(({ answer, endSession }) =>
+      endSession && session !== undefined ? endByOrigin(request, session, answer) : answer,
+    );
+  };
+
+  const act = (request: Request, decision: Admitted): Answer | Promise<Answer | Tunnel> => {
     switch (decision.act) {
       case 'refuse': {
         const { code, room } = decision;
@@ -261,39 +315,28 @@ export const createGateway = (options: GatewayOptions): Role => {
       case 'waitingPage':
         return pages.waitingPage(request, decision.room, decision.snapshot);
       case 'proxy': {
-        const { to, snapshot, session, prefix } = decision;
-        const strip = snapshot?.settings.stripPrefix === true ? prefix : '';
-        const isOurOwn = to === 'booking-core' || snapshot?.settings.origin === 'booking-core';
-        const proxied = {
-          request,
-          origin: originOf(to, snapshot),
-          path: request.path.slice(strip.length) || '/',
-          // Whatever is let by a rule is nobody's visit: it shows no one, and is given nothing.
-          ...(to === 'default' || decision.bypass !== undefined
-            ? { context: [], setCookies: [] }
-            : await identityOf(request, { ...decision, isOurOwn })),
-          proto,
-          timeoutMs: config.originTimeoutMs,
-        } as const;
-        if (request.asksSocket === true) return tunnels.pass({ ...proxied, session });
-        const done = await proxy(proxied);
-        if (done.endSession && session !== undefined) {
-          ended(session.room, session);
-          // The origin has answered already: its answer goes out, whatever becomes of the slot.
-          try {
-            const { placeId, number } = session;
-            await end.run(redis, roomKeys(session.room), { nowMs: '', placeId, number, reason: 'origin' });
-          } catch (error) {
-            log.warn('end-not-written', {
-              ...request.ids,
-              room: session.room,
-              error: error instanceof Error ? error : String(error),
-            });
-          }
+        if (decision.session !== undefined) {
+          const taken = options.limits.inside(request.address);
+          if (taken.outcome === 'refused') throw options.limits.refusal(taken);
         }
-        return done.answer;
+        const identity = knownIdentityOf(request, decision);
+        return identity === undefined
+          ? identityOf(request, decision).then((found) => carry(request, decision, found))
+          : carry(request, decision, identity);
       }
     }
+  };
+
+  const pass = (request: Request): Answer | Promise<Answer | Tunnel> => {
+    if (stopping) throw new Refusal('overloaded');
+    const decision = admission.decide({
+      host: request.header('host'),
+      path: request.path,
+      method: request.method,
+      request,
+      bookingBehind: true,
+    });
+    return 'then' in decision ? decision.then((decided) => act(request, decided)) : act(request, decision);
   };
 
   server.otherwise(framed(pass), { bodyBytesMax: config.proxyBodyBytesMax, isStreamed: true });

@@ -9,6 +9,8 @@
 //   wider: three thousand people who wait behind one address ask after their places all the time, and must not use up
 //   the joins of those who come after them, nor the claim of the one whose turn it is.
 // - A page costs more work than words with Redis: it has a local limit alone.
+// - A request of somebody inside, or its question in auth mode, has a local limit of its own, per address and very wide:
+//   it keeps one address from using up a process, and may be switched off.
 // - The joins of one room, of everybody together, protect the line itself (room-limit.ts).
 
 import { addressPrefix } from '../kernel/address.ts';
@@ -24,7 +26,7 @@ import { type Bucket, type Buckets, bucketOf, type Taken, takeAll } from '../lua
 import { createRoomLimit } from './room-limit.ts';
 
 /** Which limit refused: what a client is told, by name. */
-export type LimitName = 'address' | 'visitor' | 'room';
+export type LimitName = 'address' | 'visitor' | 'room' | 'inside';
 export type LimitOutcome =
   | { outcome: 'taken' }
   | { outcome: 'refused'; retryAfterMs: number; limit: LimitName };
@@ -48,6 +50,8 @@ export type Limits = {
   takeKnown(request: Required<LimitedRequest>): Promise<LimitOutcome>;
   /** For a page: local alone. */
   page(address: string): LimitOutcome;
+  /** For a request of somebody inside: local alone, and nothing at all where it is switched off. */
+  inside(address: string): LimitOutcome;
   /** For one join of a room, whoever it is of; charged to the shared limit a moment later. */
   joinOf(room: RoomId): LimitOutcome;
   /** The refusal of a request, with the headers of draft-ietf-httpapi-ratelimit-headers. */
@@ -62,6 +66,9 @@ const WIDER = { v4: { 24: 16 }, v6: { 56: 2, 48: 4 } } as const;
 const KNOWN_FACTOR = 16;
 /** A visit loads a handful of pages. */
 const PAGE_FACTOR = 4;
+/** How long one address may send those inside at more than their rate: a page is many requests at once. */
+const INSIDE_BURST_SECONDS = 10;
+const TAKEN = { outcome: 'taken' } as const;
 /** Addresses in one generation; two of them are some 15 MB when full. */
 const LOCAL_KEYS_MAX = 50_000;
 
@@ -94,7 +101,7 @@ export const createLocalLimiter = (bucket: Bucket, keysMax: number = LOCAL_KEYS_
     const over = after - nowMs - windowMs;
     return over > periodMs * 1e-6
       ? { outcome: 'refused', retryAfterMs: Math.max(1, Math.ceil(over)) }
-      : { outcome: 'taken' };
+      : TAKEN;
   };
   return {
     take(key, cost, nowMs) {
@@ -185,7 +192,12 @@ export const limitRefusal = (
 export const createLimits = (options: {
   config: Pick<
     Config,
-    'addressPerSecond' | 'addressBurst' | 'visitorPerSecond' | 'visitorBurst' | 'roomJoinsPerSecond'
+    | 'addressPerSecond'
+    | 'addressBurst'
+    | 'visitorPerSecond'
+    | 'visitorBurst'
+    | 'roomJoinsPerSecond'
+    | 'insidePerSecond'
   >;
   redis: Redis;
   clock: Clock;
@@ -198,6 +210,12 @@ export const createLimits = (options: {
   const localVisitors = createLocalLimiter(visitorBucket);
   const localKnown = createLocalLimiter(widened(addressBucket, KNOWN_FACTOR));
   const localPages = createLocalLimiter(widened(addressBucket, PAGE_FACTOR));
+  const { insidePerSecond } = config;
+  const insideBucket = bucketOf({
+    perSecond: Math.max(1, insidePerSecond),
+    burst: Math.max(1, insidePerSecond * INSIDE_BURST_SECONDS),
+  });
+  const localInside = insidePerSecond === 0 ? undefined : createLocalLimiter(insideBucket);
   const roomBucket = bucketOf({ perSecond: config.roomJoinsPerSecond, burst: config.roomJoinsPerSecond });
   const roomLimit = createRoomLimit({
     bucket: roomBucket,
@@ -210,6 +228,7 @@ export const createLimits = (options: {
     address: addressBucket,
     visitor: visitorBucket,
     room: roomBucket,
+    inside: insideBucket,
   };
   const debts = createDebts((addressBucket.periodMicros / 1000) * addressBucket.burst);
 
@@ -241,10 +260,10 @@ export const createLimits = (options: {
         const taken = await takeVisitor(visitorId, cost);
         if (taken.outcome === 'refused') return refusedBy('visitor', 'visitor', taken.retryAfterMs);
       }
-      const nets = addressBuckets(address, addressBucket);
       // Of an IPv6 network every request counts: it has as many addresses as anyone could want.
       const due = address.includes(':') ? cost : debts.due(address, cost, clock.monotonicMs());
       if (due === 0) return { outcome: 'taken' };
+      const nets = addressBuckets(address, addressBucket);
       // A cost above the burst takes a whole bucket and no more, so a debt that would go beyond is charged by itself.
       if (due > addressBucket.burst && due > cost) await takeAll(redis, nets, { cost: due - cost });
       const taken = await takeAll(redis, nets, { cost: due > addressBucket.burst ? cost : due });
@@ -286,6 +305,13 @@ export const createLimits = (options: {
       const prefix = addressPrefix(address, { v4: 32, v6: 64 });
       const local = localPages.take(prefix, costs.page, clock.monotonicMs());
       return local.outcome === 'refused' ? refusedBy('local', 'address', local.retryAfterMs) : local;
+    },
+    inside(address) {
+      if (localInside === undefined) return TAKEN;
+      // An IPv4 address is its own network of 32 bits, so its text will do.
+      const key = address.includes(':') ? addressPrefix(address, { v4: 32, v6: 64 }) : address;
+      const local = localInside.take(key, 1, clock.monotonicMs());
+      return local.outcome === 'refused' ? refusedBy('local', 'inside', local.retryAfterMs) : local;
     },
     joinOf(room) {
       const done = roomLimit.take(room);

@@ -8,7 +8,7 @@
 //   3  everything but live sessions, claims, and what frees places
 //
 // Three pure functions decide: `levelOf` (a measurement), `nextState` (when the level changes) and `shedFrom` (who is
-// refused from which level on). Who somebody is comes from signed cookies alone, so a refusal asks nobody.
+// refused from which level on). Who somebody is comes from signed cookies and receipts alone, so a refusal asks nobody.
 
 import { createHash } from 'node:crypto';
 import type { Clock } from '../kernel/clock.ts';
@@ -19,7 +19,7 @@ import type { Log } from '../kernel/log.ts';
 import type { Metrics } from '../kernel/metrics.ts';
 import { isPlainPath } from '../kernel/path.ts';
 import type { Tokens } from '../kernel/token.ts';
-import { readReceipt, readSession } from '../line/receipt.ts';
+import { RECEIPT_HEADER, readReceipt, readSession } from '../line/receipt.ts';
 import { hostOf } from '../line/routes.ts';
 import type { Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
@@ -236,7 +236,10 @@ export const createOverload = (options: {
     const snapshot = room === undefined ? undefined : view.of(room);
     if (room !== undefined && snapshot !== undefined) {
       if (holdsSession(request, room, snapshot)) return 'session';
-      const receipt = readReceipt(tokens, request.cookie(names.receipt(room)) ?? '');
+      const receipt = readReceipt(
+        tokens,
+        request.cookie(names.receipt(room)) ?? request.header(RECEIPT_HEADER) ?? '',
+      );
       if (receipt?.room === room && receipt.sale === snapshot.settings.sale)
         return receipt.score <= snapshot.nearScore ? 'near' : 'far';
     }

@@ -9,8 +9,8 @@ import type { Tokens } from '../kernel/token.ts';
 import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
 import type { CookieNames } from '../line/visitor.ts';
-import type { Limits } from './limits.ts';
-import { createAssets } from './page/assets.ts';
+import { costs, type Limits } from './limits.ts';
+import { type Asset, CLIENT_PATH, createAssets } from './page/assets.ts';
 import { pageSecurityPolicy, renderProblemPage, renderWaitingPage, type WaitingView } from './page/page.ts';
 import type { At, Header, PlaceStatus, Places } from './places.ts';
 
@@ -27,41 +27,68 @@ const HTML: readonly Header[] = [
 const safeReturn = (text: string | undefined, fallback: string): string =>
   text !== undefined && text.length <= 500 && /^\/(?![/\\])[\x21-\x7e]*$/.test(text) ? text : fallback;
 
+const pageOf = (request: Request, error: unknown): Answer => {
+  const html = (request.header('accept') ?? '').includes('text/html') && request.method !== 'HEAD';
+  if (!html || !(error instanceof Refusal)) throw error;
+  const [, title] = errorTable[error.code];
+  const retry = retryAfterSecondsOf(error.code, error.extra);
+  return {
+    status: statusOf(error.code),
+    headers: [
+      ...HTML,
+      ...challenge(error.code),
+      ...(retry === undefined ? [] : [['retry-after', String(retry)] as const]),
+      ...error.headers,
+    ],
+    body: renderProblemPage({
+      status: statusOf(error.code),
+      title,
+      requestId: request.id,
+      ...(error.detail === undefined ? {} : { detail: error.detail }),
+    }),
+  };
+};
+
 /** Answers errors of a browser's page load, or of a form it sent, with a page; others get problem+json. */
 export const framed =
-  <T>(run: (request: Request) => T | Promise<T>) =>
-  async (request: Request): Promise<T | Answer> => {
+  <T extends object>(run: (request: Request) => T | Promise<T>) =>
+  (request: Request): T | Answer | Promise<T | Answer> => {
     try {
-      return await run(request);
+      const result = run(request);
+      return 'then' in result ? result.then(undefined, (error) => pageOf(request, error)) : result;
     } catch (error) {
-      const html = (request.header('accept') ?? '').includes('text/html') && request.method !== 'HEAD';
-      if (!html || !(error instanceof Refusal)) throw error;
-      const [, title] = errorTable[error.code];
-      const retry = retryAfterSecondsOf(error.code, error.extra);
-      return {
-        status: statusOf(error.code),
-        headers: [
-          ...HTML,
-          ...challenge(error.code),
-          ...(retry === undefined ? [] : [['retry-after', String(retry)] as const]),
-          ...error.headers,
-        ],
-        body: renderProblemPage({
-          status: statusOf(error.code),
-          title,
-          requestId: request.id,
-          ...(error.detail === undefined ? {} : { detail: error.detail }),
-        }),
-      };
+      return pageOf(request, error);
     }
   };
+
+const GZIP = /(?:^|,)\s*gzip\s*(?!;\s*q=0(?:\.0*)?\s*(?:,|$))/i;
+
+const assetAnswer = (
+  asset: Asset,
+  request: Request,
+  life: string,
+  headers: readonly Header[] = [],
+): Answer => {
+  const zipped = GZIP.test(request.header('accept-encoding') ?? '');
+  return {
+    status: 200,
+    headers: [
+      ['content-type', asset.contentType],
+      ['cache-control', `public, ${life}`],
+      ['vary', 'Accept-Encoding'],
+      ...(zipped ? [['content-encoding', 'gzip'] as const] : []),
+      ...headers,
+    ],
+    body: zipped ? asset.zipped : asset.body,
+  };
+};
 
 export const createPageRoutes = (options: {
   places: Places;
   tokens: Tokens;
   view: View;
   names: CookieNames;
-  limits: Pick<Limits, 'page' | 'refusal'>;
+  limits: Pick<Limits, 'page' | 'shed' | 'refusal'>;
   publicUrl: string;
 }) => {
   const { places, view, names, limits, publicUrl } = options;
@@ -161,6 +188,11 @@ export const createPageRoutes = (options: {
     if (taken.outcome === 'refused') throw limits.refusal(taken);
   };
 
+  const shedJoins = ({ address }: Request): void => {
+    const taken = limits.shed({ address, cost: costs.join });
+    if (taken.outcome === 'refused') throw limits.refusal(taken);
+  };
+
   const waitingPage = async (request: Request, room: RoomId, snapshot: Snapshot): Promise<Answer> => {
     limitPages(request);
     const told = await toldOf(request, { room, snapshot });
@@ -194,15 +226,16 @@ export const createPageRoutes = (options: {
   });
 
   const register = (server: Server): void => {
-    for (const asset of assets)
-      server.route('GET', asset.path, () => ({
-        status: 200,
-        headers: [
-          ['content-type', asset.contentType],
-          ['cache-control', 'public, max-age=31536000, immutable'],
-        ],
-        body: asset.body,
-      }));
+    for (const asset of assets) {
+      server.route('GET', asset.path, (request) =>
+        assetAnswer(asset, request, 'max-age=31536000, immutable'),
+      );
+      // A module from another origin is fetched with CORS; this one says nothing about anybody.
+      if (asset.name === 'client')
+        server.route('GET', CLIENT_PATH, (request) =>
+          assetAnswer(asset, request, 'max-age=300', [['access-control-allow-origin', '*']]),
+        );
+    }
     server.route(
       'GET',
       '/rooms/:room',
@@ -234,6 +267,7 @@ export const createPageRoutes = (options: {
         const back = `/rooms/${room}?returnTo=${encodeURIComponent(returnTo)}`;
         switch (form.get('act')) {
           case 'join':
+            shedJoins(request);
             return seeOther(back, (await places.join(request, { room, snapshot }, {})).headers);
           case 'enter':
             return seeOther(returnTo, (await places.claim(request, { room, snapshot }, {})).headers);

@@ -10,6 +10,7 @@ import { orUnavailable, type Redis } from '../kernel/redis.ts';
 import type { Tokens } from '../kernel/token.ts';
 import { pollAfterMs } from '../line/cadence.ts';
 import type { Identifier, Identity } from '../line/identify.ts';
+import type { Looks } from '../line/looks.ts';
 import { type DrawnMessage, type PositionMessage, positionMessage } from '../line/messages.ts';
 import {
   type Receipt,
@@ -25,7 +26,7 @@ import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
 import { type CookieNames, drawScore, drawSeed, signVisitor } from '../line/visitor.ts';
 import type { HeldPlace } from '../lua/room.ts';
-import { adopt, claim, here, type Looked, leave, look, restore, roomKeys } from '../lua/room.ts';
+import { adopt, claim, here, type Looked, leave, restore, roomKeys } from '../lua/room.ts';
 import { clearRoomCookies, setCookie } from './cookies.ts';
 import { createJoining } from './joining.ts';
 import type { Judge } from './judging.ts';
@@ -57,6 +58,7 @@ export type At = { room: RoomId; snapshot: Snapshot };
 
 export type Places = {
   roomOf(request: Request): At;
+  /** For a request that has been through `limits.shed` already. */
   join(request: Request, at: At, given: { receipt?: string }): Promise<Told>;
   status(request: Request, at: At): Promise<Told>;
   leave(request: Request, at: At): Promise<Header[]>;
@@ -72,6 +74,7 @@ const YEAR_SECONDS = 31_536_000;
 export const createPlaces = (options: {
   config: Pick<Config, 'lineMax' | 'withheldMax' | 'joinsMax' | 'joinBatchMs' | 'visitorDays'>;
   redis: Redis;
+  looks: Looks;
   view: View;
   tokens: Tokens;
   identifier: Identifier;
@@ -79,8 +82,10 @@ export const createPlaces = (options: {
   limits: Limits;
   judge: Judge;
   metrics: Metrics;
+  /** What the process refuses for lack of room, 0 to 3: polls are further apart then. */
+  level?: () => number;
 }): Places => {
-  const { config, redis, view, tokens, identifier, names, limits, judge, metrics } = options;
+  const { config, redis, looks, view, tokens, identifier, names, limits, judge, metrics } = options;
   const drawKey = tokens.derive('draw');
   const joining = createJoining({ config, redis });
 
@@ -153,7 +158,11 @@ export const createPlaces = (options: {
       gate,
       number: place.number,
       serverNowMs: nowMs,
-      pollAfterMs: pollAfterMs(position?.etaSeconds?.[0], snapshot.settings.claimSeconds),
+      pollAfterMs: pollAfterMs(
+        position?.etaSeconds?.[0],
+        snapshot.settings.claimSeconds,
+        options.level?.() ?? 0,
+      ),
       ...told,
     };
     if (verdict !== undefined) status.verdict = verdict;
@@ -208,15 +217,14 @@ export const createPlaces = (options: {
 
     async join(request, { room, snapshot }, given) {
       const { address } = request;
-      unlessRefused(limits.shed({ address, cost: costs.join }));
       const receipt = givenReceipt(room, snapshot, given.receipt);
       const identity = await identifier.identify(request, room, snapshot, receipt);
       // A visitor made up a moment ago has asked for nothing yet: only the address counts.
       const visitorId = identity.isNew ? {} : { visitorId: identity.visitor };
       unlessRefused(await limits.count({ address, ...visitorId, cost: costs.join }));
       unlessRefused(limits.joinOf(room));
-      if (identity.receipt !== undefined && identity.looked?.outcome !== 'held')
-        await restoreFrom(room, identity.receipt);
+      const shown = identity.looked?.outcome === 'held' ? undefined : identity.receipt();
+      if (shown !== undefined) await restoreFrom(room, shown);
       const decision = judge.decide(request, room);
       const joined = await orUnavailable(
         joining.join(room, snapshot.settings.sale, {
@@ -259,11 +267,11 @@ export const createPlaces = (options: {
       const identity = await identifier.identify(request, room, snapshot);
       await limit(request, identity, costs.status);
       const keys = roomKeys(room);
-      let found: Looked =
-        identity.looked ?? (await orUnavailable(look.run(redis, keys, { placeId: identity.placeId })));
-      if (found.outcome === 'none' && identity.receipt !== undefined) {
-        await restoreFrom(room, identity.receipt);
-        found = await orUnavailable(look.run(redis, keys, { placeId: identity.placeId }));
+      let found: Looked = identity.looked ?? (await orUnavailable(looks.at(room, identity.placeId)));
+      const shown = found.outcome === 'none' ? identity.receipt() : undefined;
+      if (shown !== undefined) {
+        await restoreFrom(room, shown);
+        found = await orUnavailable(looks.at(room, identity.placeId));
       }
       switch (found.outcome) {
         case 'unknown':
@@ -312,8 +320,7 @@ export const createPlaces = (options: {
       if (token !== undefined && token.placeId !== identity.placeId) throw new Refusal('not-yours');
       let number = token?.number;
       if (number === undefined) {
-        const found =
-          identity.looked ?? (await orUnavailable(look.run(redis, keys, { placeId: identity.placeId })));
+        const found = identity.looked ?? (await orUnavailable(looks.at(room, identity.placeId)));
         if (found.outcome === 'finished') throw new Refusal('place-finished');
         if (found.outcome !== 'held')
           throw new Refusal(found.outcome === 'unknown' ? 'room-recovering' : 'place-missing');

@@ -3,10 +3,11 @@
 
 import { claimedAddressHeaders } from '../kernel/address.ts';
 import { Refusal } from '../kernel/errors.ts';
-import type { Fetcher } from '../kernel/fetch.ts';
+import type { Fetched, Fetcher } from '../kernel/fetch.ts';
+import type { FlatHeaders } from '../kernel/head.ts';
 import type { Answer, Request } from '../kernel/http.ts';
 import type { Metrics } from '../kernel/metrics.ts';
-import { traceHeaders } from '../kernel/traceparent.ts';
+import { traceparentOf } from '../kernel/traceparent.ts';
 
 type Header = readonly [name: string, value: string];
 
@@ -29,10 +30,8 @@ const NOT_TO_ORIGIN = new Set([
   'traceparent',
   'tracestate',
   'cookie',
-  // Frameworks take these for the path or host that was asked for.
-  'x-original-url',
+  // Frameworks take this for the path that was asked for; so they do with `x-original-…`.
   'x-rewrite-url',
-  'x-original-host',
 ]);
 const NOT_TO_CLIENT = new Set([
   'connection',
@@ -51,31 +50,55 @@ const NOT_TO_CLIENT = new Set([
 const isOurs = (name: string): boolean => name.startsWith('anteroom-');
 const OWN_COOKIE = /^(?:__Host-)?ar_/;
 
-const isStopped = (name: string): boolean =>
-  NOT_TO_ORIGIN.has(name) || name.startsWith('x-forwarded-') || isOurs(name);
+/** Names that were looked at before, and what becomes of them. A stranger may bring any number. */
+const createKnownNames = (look: (name: string) => boolean): ((name: string) => boolean) => {
+  const known = new Map<string, boolean>();
+  return (name) => {
+    const before = known.get(name);
+    if (before !== undefined) return before;
+    if (known.size >= KNOWN_NAMES_MAX) known.clear();
+    const found = look(name);
+    known.set(name, found);
+    return found;
+  };
+};
+const KNOWN_NAMES_MAX = 500;
+
+const isStopped = createKnownNames(
+  (name) =>
+    NOT_TO_ORIGIN.has(name) ||
+    name.startsWith('x-forwarded-') ||
+    name.startsWith('x-original-') ||
+    isOurs(name),
+);
+const isKeptBack = createKnownNames((name) => NOT_TO_CLIENT.has(name) || isOurs(name));
 
 /** The client's cookies without ours. */
-const foreignCookies = (cookie: string | undefined): string =>
-  (cookie ?? '')
-    .split(';')
-    .map((part) => part.trim())
-    .filter((part) => part !== '' && !OWN_COOKIE.test(part))
-    .join('; ');
-
-/** Named by the Connection header, and so hop-by-hop for this message. */
-const namedByConnection = (headers: readonly Header[]): Set<string> => {
-  const named = new Set<string>();
-  for (const [name, value] of headers)
-    if (name === 'connection') for (const token of value.split(',')) named.add(token.trim().toLowerCase());
-  return named;
+const foreignCookies = (cookie: string): string => {
+  let kept = '';
+  for (let at = 0; at < cookie.length; ) {
+    const semicolon = cookie.indexOf(';', at);
+    const end = semicolon < 0 ? cookie.length : semicolon;
+    const part = cookie.slice(at, end).trim();
+    if (part !== '' && !OWN_COOKIE.test(part)) kept += kept === '' ? part : `; ${part}`;
+    at = end + 1;
+  }
+  return kept;
 };
+
+const NOTHING: ReadonlySet<string> = new Set();
+/** Named by a Connection header, and so hop-by-hop for this message. */
+const namedBy = (connection: string): ReadonlySet<string> =>
+  connection === 'keep-alive' || connection === 'close'
+    ? NOTHING
+    : new Set(connection.split(',').map((token) => token.trim().toLowerCase()));
 
 export type Proxied = {
   request: Request;
   origin: string;
   path: string;
-  /** The signed context and its readable companions. */
-  context: readonly Header[];
+  /** The signed context and its readable companions, names and values alternately. */
+  context: FlatHeaders;
   /** Cookies of ours to set with the answer. */
   setCookies: readonly Header[];
   proto: 'http' | 'https';
@@ -88,95 +111,96 @@ export type ProxyOutcome = { answer: Answer; endSession: boolean };
 const SAFE = new Set(['GET', 'HEAD', 'OPTIONS']);
 /** An answer up to this size is gathered and sent at once: one write, and a fault in it can still become a 502. */
 const GATHERED_BYTES_MAX = 65_536;
+const OK = { outcome: 'ok' } as const;
+const ERROR = { outcome: 'error' } as const;
+const PRIVATE: Header = ['cache-control', 'private, no-store'];
 
 /**
  * The head that goes to the origin. `Via` is passed on, but not extended: an origin behind nginx stops compressing for
  * requests that have one (`gzip_proxied`).
  */
-export const headersToOrigin = ({
-  request,
-  context,
-  proto,
-}: Pick<Proxied, 'request' | 'context' | 'proto'>) => {
-  const named = namedByConnection(request.headers);
-  const headers: Header[] = [];
-  for (const header of request.headers) {
-    const [name] = header;
-    if (!isStopped(name) && !named.has(name)) headers.push(header);
+export const headersToOrigin = (
+  { request, context, proto }: Pick<Proxied, 'request' | 'context' | 'proto'>,
+  options: { isHandshake: boolean } = { isHandshake: false },
+): string[] => {
+  const { flatHeaders, trace } = request;
+  const connection = request.header('connection');
+  const named = connection === undefined ? NOTHING : namedBy(connection);
+  const headers: string[] = [];
+  for (let index = 0; index < flatHeaders.length; index += 2) {
+    const name = flatHeaders[index]!;
+    if (isStopped(name) || (named.size > 0 && named.has(name))) continue;
+    if (options.isHandshake && name.startsWith('sec-websocket-')) continue;
+    headers.push(name, flatHeaders[index + 1]!);
   }
-  const cookie = foreignCookies(request.header('cookie'));
-  if (cookie !== '') headers.push(['cookie', cookie]);
-  headers.push(
-    ['x-forwarded-for', request.address],
-    ['x-forwarded-host', request.header('host') ?? ''],
-    ['x-forwarded-proto', proto],
-    ['x-request-id', request.id],
-    ...traceHeaders(request.trace),
-    ...context,
-  );
+  const cookie = foreignCookies(request.header('cookie') ?? '');
+  if (cookie !== '') headers.push('cookie', cookie);
+  headers.push('x-forwarded-for', request.address, 'x-forwarded-host', request.header('host') ?? '');
+  headers.push('x-forwarded-proto', proto, 'x-request-id', request.id, 'traceparent', traceparentOf(trace));
+  if (trace.state !== '') headers.push('tracestate', trace.state);
+  for (const text of context) headers.push(text);
   return headers;
 };
 
 /** What of an origin's head goes on to the client, and what it says to us. */
 export const headersToClient = (sent: readonly Header[]): { headers: Header[]; endSession: boolean } => {
-  const named = namedByConnection(sent);
+  let named = NOTHING;
+  for (const [name, value] of sent) if (name === 'connection') named = new Set([...named, ...namedBy(value)]);
   const headers: Header[] = [];
   let endSession = false;
   for (const header of sent) {
     const [name, value] = header;
     if (name === 'anteroom-session') endSession ||= value === 'end';
     else if (name === 'set-cookie' && OWN_COOKIE.test(value.trimStart())) continue;
-    else if (!NOT_TO_CLIENT.has(name) && !named.has(name) && !isOurs(name)) headers.push(header);
+    else if (!isKeptBack(name) && !(named.size > 0 && named.has(name))) headers.push(header);
   }
   return { headers, endSession };
 };
 
-const gathered = async (body: AsyncIterable<Uint8Array>): Promise<Uint8Array> => {
-  const pieces: Uint8Array[] = [];
-  for await (const piece of body) pieces.push(piece);
-  return pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
-};
+/** With its query, as it was sent. */
+export const pathToOrigin = (
+  path: string,
+  { query, hasBareMark = false }: Pick<Request, 'query' | 'hasBareMark'>,
+): string => (query === '' && !hasBareMark ? path : `${path}?${query}`);
 
 const headerOf = (headers: readonly Header[], name: string): string | undefined =>
   headers.find(([known]) => known === name)?.[1];
 
 export const createProxy = (options: { fetcher: Pick<Fetcher, 'send'>; metrics: Metrics }) => {
   const { fetcher, metrics } = options;
-  const send: Fetcher['send'] = async (ask) => {
-    try {
-      const sent = await fetcher.send(ask);
-      metrics.inc('proxied_total', { outcome: sent.status >= 500 ? 'error' : 'ok' });
-      return sent;
-    } catch (error) {
-      const isFull = error instanceof Refusal && error.code === 'overloaded';
-      metrics.inc('proxied_total', { outcome: isFull ? 'full' : 'failed' });
-      throw error;
-    }
+
+  const answerOf = (p: Proxied, sent: Fetched): ProxyOutcome => {
+    const { status } = sent;
+    metrics.inc('proxied_total', status >= 500 ? ERROR : OK);
+    const { headers, endSession } = headersToClient(sent.headers);
+    // A private answer must not be shared by a cache that cannot see the session.
+    if (headerOf(headers, 'cache-control') === undefined) headers.push(PRIVATE);
+    for (const cookie of p.setCookies) headers.push(cookie);
+    return { answer: { status, headers, body: sent.whole ?? sent.body }, endSession };
   };
-  return async (p: Proxied): Promise<ProxyOutcome> => {
+  const failed = (error: unknown): never => {
+    const isFull = error instanceof Refusal && error.code === 'overloaded';
+    metrics.inc('proxied_total', { outcome: isFull ? 'full' : 'failed' });
+    throw error;
+  };
+
+  return (p: Proxied): Promise<ProxyOutcome> => {
     const { request } = p;
     const { method, body, upload } = request;
     const outgoing = upload?.whole() ?? upload ?? (body.length > 0 ? body : undefined);
-    const sent = await send({
+    const ask = {
       origin: p.origin,
       method,
-      path: request.query === '' ? p.path : `${p.path}?${request.query}`,
+      path: pathToOrigin(p.path, request),
       headers: headersToOrigin(p),
-      ...(outgoing === undefined ? {} : { body: outgoing }),
-      signal: request.signal,
+      reader: request,
       timeoutMs: p.timeoutMs,
       isRepeatable: SAFE.has(method),
       isLasting: method === 'GET' && request.header('accept') === 'text/event-stream',
-    });
-    const { status } = sent;
-    const { headers, endSession } = headersToClient(sent.headers);
-    // A private answer must not be shared by a cache that cannot see the session.
-    if (headerOf(headers, 'cache-control') === undefined)
-      headers.push(['cache-control', 'private, no-store']);
-    headers.push(...p.setCookies);
-    const length = Number(headerOf(headers, 'content-length') ?? Number.NaN);
-    const isSmall = method !== 'HEAD' && status !== 304 && length <= GATHERED_BYTES_MAX;
-    const answered = isSmall ? await gathered(sent.body) : sent.body;
-    return { answer: { status, headers, body: answered }, endSession };
+      wholeBytesMax: GATHERED_BYTES_MAX,
+    };
+    // Where nothing is sent along, the member is left out. (A spread would cost more than the rest of this.)
+    const sent = fetcher.send(outgoing === undefined ? ask : Object.assign(ask, { body: outgoing }));
+    return sent.then((fetched) => answerOf(p, fetched), failed);
   };
 };

@@ -25,7 +25,10 @@ export type Admission =
 type Visit = { placeId: string; number: number };
 
 export type Sessions = {
-  /** As `admit`, where nothing has to be asked: of the sessions that are known. Undefined: call `admit`. */
+  /**
+   * As `admit`, where nothing has to be asked: of the sessions that are known. Undefined: call `admit`. A cookie's
+   * session is the same object as long as it is remembered, so that others may keep what they know of it by it.
+   */
   admitKnown(room: RoomId, snapshot: Snapshot, cookie: string | undefined): Admission | undefined;
   /** Whether this cookie admits to the room now; `cookie` is its renewed value when it should be replaced. */
   admit(room: RoomId, snapshot: Snapshot, cookie: string | undefined): Promise<Admission>;
@@ -56,27 +59,30 @@ const NOT_BEFORE_ANY_LOSS = Number.MAX_SAFE_INTEGER;
 const VISITS_MAX = 100_000;
 /** A cookie whose MAC was good stays good: what it says is kept, so that it is not checked with each request. */
 const COOKIES_MAX = 50_000;
+/** What a cookie says, and the name of its visit, which is looked up with each request. */
+type Read = { session: Session; key: string };
 const NONE: Admission = { outcome: 'none' };
 
 export const createSessions = (options: { redis: Redis; view: View; tokens: Tokens }): Sessions => {
   const { redis, view, tokens } = options;
   const visits = createRecent<string, Known>(VISITS_MAX);
-  const cookies = createRecent<string, Session>(COOKIES_MAX);
+  const cookies = createRecent<string, Read>(COOKIES_MAX);
   let age = 0;
   const keyOf = (room: RoomId, visit: Visit) => `${room}/${visit.placeId}/${visit.number}`;
   const knownOrNew = (key: string): Known =>
     visits.get(key) ?? visits.set(key, { mode: 'unknown', age, ends: 0, serial: 0, renewing: false });
 
   /** What a cookie says, when it is ours, of this room's present sale, and has not run out. */
-  const sessionOf = (room: RoomId, snapshot: Snapshot, cookie: string): Session | undefined => {
-    let session = cookies.get(cookie);
-    if (session === undefined) {
-      session = readSession(tokens, cookie);
+  const readOf = (room: RoomId, snapshot: Snapshot, cookie: string): Read | undefined => {
+    let read = cookies.get(cookie);
+    if (read === undefined) {
+      const session = readSession(tokens, cookie);
       if (session === undefined) return undefined;
-      cookies.set(cookie, session);
+      read = cookies.set(cookie, { session, key: keyOf(session.room, session) });
     }
+    const { session } = read;
     const ofSale = session.room === room && session.sale === snapshot.settings.sale;
-    return ofSale && session.expiresAtMs > view.redisNowMs() ? session : undefined;
+    return ofSale && session.expiresAtMs > view.redisNowMs() ? read : undefined;
   };
   const isSeen = (session: Session, state: Known): boolean =>
     state.mode === 'live' && state.age === age && session.serial <= state.serial;
@@ -148,10 +154,11 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
   return {
     admitKnown(room, snapshot, cookie) {
       if (cookie === undefined) return NONE;
-      const session = sessionOf(room, snapshot, cookie);
-      if (session === undefined) return NONE;
+      const read = readOf(room, snapshot, cookie);
+      if (read === undefined) return NONE;
       if (!view.redisUp()) return undefined;
-      const state = knownOrNew(keyOf(room, session));
+      const { session, key } = read;
+      const state = knownOrNew(key);
       if (state.mode === 'ended' && state.age === age) return NONE;
       if (!isSeen(session, state)) return undefined;
       if (session.serial < state.serial) return NONE;
@@ -159,9 +166,10 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
       return { outcome: 'admitted', session, cookie: undefined };
     },
     async admit(room, snapshot, cookie) {
-      const session = cookie === undefined ? undefined : sessionOf(room, snapshot, cookie);
-      if (session === undefined) return NONE;
-      const state = knownOrNew(keyOf(room, session));
+      const read = cookie === undefined ? undefined : readOf(room, snapshot, cookie);
+      if (read === undefined) return NONE;
+      const { session, key } = read;
+      const state = knownOrNew(key);
       if (state.mode === 'ended' && state.age === age) return NONE;
       const seen = isSeen(session, state);
       const bounded = snapshot.settings.whenRedisIsGone === 'bounded';

@@ -15,7 +15,7 @@ import type { Metrics } from '../kernel/metrics.ts';
 import { openOriginSocket } from '../kernel/origin-socket.ts';
 import type { Session } from '../line/receipt.ts';
 import type { View } from '../line/view.ts';
-import { headersToClient, headersToOrigin, type Proxied } from './proxy.ts';
+import { headersToClient, headersToOrigin, type Proxied, pathToOrigin } from './proxy.ts';
 import type { Sessions } from './sessions.ts';
 
 type Visit = { placeId: string; number: number };
@@ -87,8 +87,8 @@ export const createTunnels = (options: {
     try {
       const there = await openOriginSocket({
         origin,
-        path: request.query === '' ? p.path : `${p.path}?${request.query}`,
-        headers: headersToOrigin(p).filter(([name]) => !name.startsWith('sec-websocket-')),
+        path: pathToOrigin(p.path, request),
+        headers: headersToOrigin(p, { isHandshake: true }),
         protocols: protocolsOf(request.header('sec-websocket-protocol')),
         timeoutMs: p.timeoutMs,
         bytesMax,

@@ -2,6 +2,7 @@
 // taken. An address is 16 bytes inside, IPv4 as IPv4-mapped IPv6, so that both have one comparison and one text.
 
 import { isIP } from 'node:net';
+import { createRecent } from './recent.ts';
 
 /** How far back X-Forwarded-For is followed; no chain of our own proxies is longer. */
 const HOPS_MAX = 16;
@@ -176,6 +177,18 @@ const parseHop = (entry: string): Uint8Array | undefined => {
   return parseAddress(/^[0-9.]+:\d{1,5}$/.test(text) ? text.slice(0, text.indexOf(':')) : text);
 };
 
+/** A socket's other end. */
+type Peer = { text: string; isTrusted: boolean };
+/**
+ * Peers and lists of hops that are remembered, so that a page's hundred requests are not read a hundred times. Not more:
+ * of those who wait on a stream each has an address, and asks once.
+ */
+const PEERS_MAX = 500;
+const FORWARDED_MAX = 500;
+const FORWARDED_CHARS_MAX = 100;
+const keyOfV4 = (bytes: Uint8Array): number =>
+  ((bytes[0]! << 24) | (bytes[1]! << 16) | (bytes[2]! << 8) | bytes[3]!) >>> 0;
+
 /**
  * Who sent a request. X-Forwarded-For is read only when the peer is a trusted proxy, and from the right: each
  * trusted proxy vouches for the entry it wrote, so the first untrusted one is the fan. What stands left of it was
@@ -184,25 +197,42 @@ const parseHop = (entry: string): Uint8Array | undefined => {
 export const createTrust = (trustedProxies: readonly string[]) => {
   const networks = networksOf(trustedProxies);
   const isTrusted = (bytes: Uint8Array) => networks.some((network) => isInside(bytes, network));
-  const addressOf = (peer: Uint8Array, forwardedFor: () => string | undefined): string => {
-    const text = addressText(peer);
-    if (networks.length === 0 || text === '') return text;
-    let current = mapped(peer);
-    if (!isTrusted(current)) return text;
-    const header = forwardedFor();
-    if (header === undefined) return text;
+  const peers = createRecent<number, Peer>(PEERS_MAX);
+  // What a list of hops says depends on the list alone, but for one that ends in nothing: that is the proxy itself.
+  const forwarded = createRecent<string, string>(FORWARDED_MAX);
+
+  const peerOf = (bytes: Uint8Array): Peer => {
+    const key = bytes.length === 4 ? keyOfV4(bytes) : undefined;
+    const known = key === undefined ? undefined : peers.get(key);
+    if (known !== undefined) return known;
+    const text = addressText(bytes);
+    const peer = { text, isTrusted: networks.length > 0 && text !== '' && isTrusted(mapped(bytes)) };
+    return key === undefined ? peer : peers.set(key, peer);
+  };
+  /** Empty when no hop can be read: then nobody has said anything. */
+  const followed = (header: string): string => {
     const hops = header.split(',');
+    let current: Uint8Array | undefined;
     for (let index = hops.length - 1; index >= Math.max(0, hops.length - HOPS_MAX); index -= 1) {
       const hop = parseHop(hops[index]!);
       if (hop === undefined) break;
       current = hop;
       if (!isTrusted(hop)) break;
     }
-    return addressText(current);
+    return current === undefined ? '' : addressText(current);
   };
+
   return {
-    addressOf,
-    isProxy: (peer: Uint8Array): boolean =>
-      (peer.length === 4 || peer.length === 16) && isTrusted(mapped(peer)),
+    addressOf(bytes: Uint8Array, forwardedFor: () => string | undefined): string {
+      const peer = peerOf(bytes);
+      const header = peer.isTrusted ? forwardedFor() : undefined;
+      if (header === undefined) return peer.text;
+      const known = header.length > FORWARDED_CHARS_MAX ? undefined : forwarded.get(header);
+      if (known !== undefined) return known || peer.text;
+      const found = followed(header);
+      if (header.length <= FORWARDED_CHARS_MAX) forwarded.set(header, found);
+      return found || peer.text;
+    },
+    isProxy: (bytes: Uint8Array): boolean => peerOf(bytes).isTrusted,
   };
 };

@@ -11,6 +11,18 @@ export type Answer = {
   headers?: HeaderList;
   /** A stream is sent as it comes, with backpressure; an error in it ends the connection. */
   body?: string | Uint8Array | AsyncIterable<Uint8Array>;
+  /** Its headers as `prepared` has read them; in ASCII. */
+  lines?: string;
+};
+
+/** Whether a text is the same in latin1 and in UTF-8. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: all of ASCII is meant.
+export const isAscii = (text: string): boolean => /^[\x00-\x7f]*$/.test(text);
+
+/** The same answer, for whoever gives it again and again: its head is made once. Throws as `headLines`. */
+export const prepared = (answer: Answer): Answer => {
+  const lines = headLines(answer.headers ?? []);
+  return isAscii(lines) ? { ...answer, lines } : answer;
 };
 
 /** A JSON answer. */

@@ -467,6 +467,14 @@ export const configTable = {
     1_000_000,
     'How far one visitor may run ahead of that rate.',
   ),
+  refusalsPerClose: integer(
+    'ANTEROOM_REFUSALS_PER_CLOSE',
+    'joins',
+    5,
+    1,
+    1_000_000,
+    'Of the joins that are refused because their address asks too often, every so-manyth also loses its connection: a flood must open new ones all the time. Connections of trusted proxies stay.',
+  ),
   roomJoinsPerSecond: integer(
     'ANTEROOM_ROOM_JOINS_PER_SECOND',
     'joins/s',
@@ -474,6 +482,14 @@ export const configTable = {
     1,
     10_000_000,
     'Joins of one room, of everybody together; as many may come at once.',
+  ),
+  insidePerSecond: integer(
+    'ANTEROOM_INSIDE_PER_SECOND',
+    'requests/s',
+    5000,
+    0,
+    1_000_000,
+    'Sustained rate of requests of those who are inside, of one address, in each process, with a burst of ten seconds of it; 0: no limit.',
   ),
   streamsMax: integer(
     'ANTEROOM_STREAMS_MAX',
@@ -490,6 +506,51 @@ export const configTable = {
     1,
     1000,
     'Streams of one visitor in one process.',
+  ),
+  streamsPerAddress: integer(
+    'ANTEROOM_STREAMS_PER_ADDRESS',
+    'streams',
+    5000,
+    1,
+    1_000_000,
+    'Streams of one address (IPv6: one /64) in one process. Thousands of fans may share one.',
+  ),
+  streamsElsewhere: text(
+    'ANTEROOM_STREAMS_ELSEWHERE',
+    '',
+    'Another address to try, named to whoever is refused because this process is full; https://… or a path. Empty: none.',
+  ),
+  streamsDrainMs: integer(
+    'ANTEROOM_STREAMS_DRAIN_MS',
+    'ms',
+    20_000,
+    0,
+    40_000,
+    'Longest time over which the streams of a process that stops are sent elsewhere, evenly; few take less.',
+  ),
+  streamMessageBytesMax: integer(
+    'ANTEROOM_STREAM_MESSAGE_BYTES_MAX',
+    'bytes',
+    1024,
+    125,
+    65_536,
+    'Longest message that a fan may send over a WebSocket of the line; a longer one closes it.',
+  ),
+  streamMessagesMax: integer(
+    'ANTEROOM_STREAM_MESSAGES_MAX',
+    'messages',
+    100,
+    0,
+    1_000_000,
+    'Messages that a fan may send over one WebSocket of the line. Nothing needs to be sent.',
+  ),
+  slowReaderBytesMax: integer(
+    'ANTEROOM_SLOW_READER_BYTES_MAX',
+    'bytes',
+    16_384,
+    1024,
+    1_048_576,
+    'Most that waits for one slow reader of a stream, of what must not be lost; beyond it is closed.',
   ),
   slowReaderMs: integer(
     'ANTEROOM_SLOW_READER_MS',
@@ -521,7 +582,7 @@ export const configTable = {
     5000,
     1,
     1_000_000,
-    'The same for requests of one process that wait for an answer.',
+    'The same for requests of one process that wait for an answer. One whose body is still on its way waits for its sender, and does not count.',
   ),
   drainMs: integer(
     'ANTEROOM_DRAIN_MS',
@@ -675,6 +736,8 @@ export const readConfig = (environment: Record<string, string | undefined>): Con
   faults.push(...userTokenFaults(read));
   if (read.otlpUrl !== '' && !isPlainHttpUrl(String(read.otlpUrl)))
     faults.push('ANTEROOM_OTLP_URL must be an http or https address without user, query and fragment');
+  if (!/^(|\/.*|https?:\/\/.+)$/.test(String(read.streamsElsewhere)))
+    faults.push('ANTEROOM_STREAMS_ELSEWHERE must be an http or https address, or a path');
   if ((read.tlsCert === '') !== (read.tlsKey === ''))
     faults.push('ANTEROOM_TLS_CERT and ANTEROOM_TLS_KEY are needed together');
   if (read.tlsCert !== '' && typeof read.publicUrl === 'string' && read.publicUrl.startsWith('http:'))

@@ -7,11 +7,11 @@
 
 import type { Answer, HeaderList } from './answer.ts';
 import { Refusal } from './errors.ts';
-import type { Handler, Method, Server, Stream } from './server.ts';
+import type { Handler, Method, Refuse, Server, Stream } from './server.ts';
 
 /** What a page may read besides the body. */
 const EXPOSED = 'retry-after, ratelimit, ratelimit-policy, x-request-id';
-const SENT = 'authorization, content-type, last-event-id, traceparent, tracestate';
+const SENT = 'authorization, content-type, last-event-id, place-receipt, traceparent, tracestate';
 /** Chromium believes a preflight for two hours at most; a changed list should not take as long. */
 const PREFLIGHT_SECONDS = 600;
 
@@ -36,10 +36,16 @@ export const withCors = (server: Server, options: { origins: readonly string[]; 
           ['access-control-expose-headers', EXPOSED],
         ];
 
-  const added = (result: Answer | Stream, more: HeaderList): Answer | Stream => ({
-    ...result,
-    headers: [...(result.headers ?? []), ...more],
-  });
+  const added = (result: Answer | Stream, more: HeaderList): Answer | Stream => {
+    const headers = [...(result.headers ?? []), ...more];
+    if (!('stream' in result)) {
+      const { lines: _, ...answer } = result;
+      return { ...answer, headers };
+    }
+    // What answers for a stream lives as long as it, and may be more than its own members: no copy is made of it.
+    result.headers = headers;
+    return result;
+  };
   const refused = (error: unknown, more: HeaderList): unknown =>
     error instanceof Refusal
       ? new Refusal(error.code, {
@@ -67,6 +73,15 @@ export const withCors = (server: Server, options: { origins: readonly string[]; 
       }
     };
 
+  const sharedRefusal =
+    (refuse: Refuse): Refuse =>
+    (request) => {
+      const given = refuse(request);
+      if (given === undefined) return undefined;
+      const headers = [...(given.answer.headers ?? []), ...headersFor(request.header('origin'))];
+      return { answer: { ...given.answer, headers }, close: given.close };
+    };
+
   const preflight =
     (methods: readonly Method[]): Handler =>
     (request) => {
@@ -87,7 +102,8 @@ export const withCors = (server: Server, options: { origins: readonly string[]; 
     ...server,
     route(method, pattern, run, more) {
       if (!pattern.startsWith(options.prefix)) return server.route(method, pattern, run, more);
-      server.route(method, pattern, shared(run), more);
+      const refuse = more?.refuse === undefined ? {} : { refuse: sharedRefusal(more.refuse) };
+      server.route(method, pattern, shared(run), { ...more, ...refuse });
       const methods = methodsOf.get(pattern);
       if (methods !== undefined) return void methods.push(method);
       const first = [method];

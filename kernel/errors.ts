@@ -71,6 +71,11 @@ export const errorTable = {
   challenge: [403, 'Please show that you are a person first.'],
   'too-many-requests': [429, 'You are sending requests too quickly. Wait a moment, then try again.', 1],
   'too-many-streams': [429, 'Too many streams are open for you. Close another tab first.', 10],
+  'streams-full': [
+    503,
+    'This server holds as many streams as it can. Try again soon, or at `elsewhere` where that is given.',
+    5,
+  ],
   // What is behind
   unavailable: [
     503,

@@ -14,6 +14,8 @@ export type Request = {
   readonly path: string;
   /** Without `?`; empty when there is none. */
   readonly query: string;
+  /** A `?` with nothing behind it: another address than one without it, for an origin that cares. */
+  readonly hasBareMark?: boolean;
   /** Values of `:name` in the pattern. */
   readonly params: Readonly<Record<string, string>>;
   /** Header by lower-case name; undefined when absent. Repeatable headers are joined with `, `. */
@@ -40,6 +42,8 @@ export type Request = {
   readonly asksSocket?: boolean;
   /** Aborted when the client has left before its answer was whole. */
   readonly signal: AbortSignal;
+  /** Told the same, for whoever carries many requests: one at a time, and no object is made for it. */
+  waiter?: { leave(): void } | undefined;
 };
 
 const NO_BODY = Buffer.alloc(0);
@@ -55,6 +59,7 @@ export class Exchange<Wire extends Peer> implements Request {
   readonly method: string;
   readonly path: string;
   readonly query: string;
+  readonly hasBareMark: boolean;
   id: string;
   readonly startedMs: number;
   params: Readonly<Record<string, string>> = {};
@@ -72,6 +77,7 @@ export class Exchange<Wire extends Peer> implements Request {
   attended = false;
   /** Told when the client leaves while an answer is being streamed. */
   left: (() => void) | undefined;
+  waiter: { leave(): void } | undefined;
   readonly flatHeaders: FlatHeaders;
   /** Its span, while traces are switched on. */
   span: Span | undefined;
@@ -89,7 +95,8 @@ export class Exchange<Wire extends Peer> implements Request {
     wire: Wire;
     method: string;
     path: string;
-    query: string;
+    /** Without `?`; undefined when there was none. */
+    query: string | undefined;
     id: string;
     head: Head;
     trust: Trust;
@@ -100,7 +107,8 @@ export class Exchange<Wire extends Peer> implements Request {
     this.wire = made.wire;
     this.method = made.method;
     this.path = made.path;
-    this.query = made.query;
+    this.query = made.query ?? '';
+    this.hasBareMark = made.query === '';
     this.id = made.id;
     this.head = made.head;
     this.flatHeaders = made.head.headers;
@@ -192,6 +200,7 @@ export class Exchange<Wire extends Peer> implements Request {
     this.mode = 'over';
     this.wire = undefined;
     this.left = undefined;
+    this.waiter = undefined;
     this.upload?.drop();
   }
 
@@ -199,9 +208,10 @@ export class Exchange<Wire extends Peer> implements Request {
   abandon(): void {
     if (this.mode === 'over') return;
     this.gone = true;
-    const { left } = this;
+    const { left, waiter } = this;
     this.finish();
     this.abort?.abort();
+    waiter?.leave();
     left?.();
   }
 }

@@ -5,19 +5,27 @@
 // `origin-unreachable` or `origin-timeout`, with the cause for the log. An origin that cannot be reached is left in
 // peace for a while (kernel/breaker.ts).
 
-import { EventEmitter } from 'node:events';
 import type { Readable } from 'node:stream';
-import { Agent, buildConnector, type Dispatcher, errors } from 'undici';
+import { buildConnector, Client, type Dispatcher, errors } from 'undici';
 import { Breaker, type BreakerOptions, type BreakerState } from './breaker.ts';
+import { createDeadlines, type Deadlines, type Due } from './deadlines.ts';
 import { type ErrorCode, Refusal } from './errors.ts';
+import type { FlatHeaders } from './head.ts';
+
+type Header = [name: string, value: string];
 
 export type Fetched = {
   status: number;
-  /** In wire order, names in lower case; repeated names stay apart (`set-cookie`). */
-  headers: [name: string, value: string][];
+  /** In wire order, names in lower case; repeated names stay apart (`set-cookie`). Bytes beyond ASCII are latin1. */
+  headers: Header[];
   /** Must be read, or ended with `return()`: until then it holds its connection. */
   body: AsyncIterable<Uint8Array>;
+  /** All of the body, where it was asked for whole (`wholeBytesMax`); `body` is empty then. */
+  whole?: Uint8Array | undefined;
 };
+
+/** Whom an answer is fetched for: `waiter` is told when they leave. Costs a fraction of an AbortSignal. */
+export type Reader = { waiter?: { leave(): void } | undefined };
 
 type Ask = {
   /** Scheme, host and port, e.g. `http://127.0.0.1:8082`. */
@@ -25,7 +33,6 @@ type Ask = {
   method: string;
   /** Path and query, sent as they are. */
   path: string;
-  headers: readonly (readonly [name: string, value: string])[];
   /** Ends the request and its answer's body. */
   signal?: AbortSignal;
   /** Longest wait for the answer's head; default `headersTimeoutMs`. Begins anew with each piece of a body sent. */
@@ -35,22 +42,28 @@ type Ask = {
 /** A body that is not here yet: sent as it comes, as fast as the origin takes it. */
 export type Outgoing = { bytes: number; pieces: AsyncIterable<Uint8Array> };
 
+type Sent = Ask & {
+  headers: FlatHeaders;
+  body?: Buffer | Outgoing;
+  /** May happen twice: sent once more when a used connection was closed before the answer's head. */
+  isRepeatable?: boolean;
+  /** Will last (an event stream): on a connection beside the ordinary ones. */
+  isLasting?: boolean;
+  /** A body that declares no more than this comes whole, and a fault in it is a fault of the request. */
+  wholeBytesMax?: number;
+  reader?: Reader;
+};
+
 export type Fetcher = {
-  /** The head of an answer, with its body to be streamed. Throws Refusal. */
-  send(
-    ask: Ask & {
-      body?: Buffer | Outgoing;
-      /** May happen twice: sent once more when a used connection was closed before the answer's head. */
-      isRepeatable?: boolean;
-      /** Will last (an event stream): on a connection beside the ordinary ones. */
-      isLasting?: boolean;
-    },
-  ): Promise<Fetched>;
+  /** The head of an answer, with its body to be streamed. Rejects with Refusal. */
+  send(ask: Sent): Promise<Fetched>;
   /**
    * Sends and reads one JSON value; `value` is undefined when the answer has no body. `timeoutMs` bounds the whole
    * exchange. An answer that is not JSON, or longer than 1 MiB, is `origin-unreachable`: it is not what we asked.
    */
-  json(ask: Omit<Ask, 'headers'> & Partial<Pick<Ask, 'headers'>> & { body?: unknown }): Promise<{
+  json(
+    ask: Ask & { headers?: readonly (readonly [name: string, value: string])[]; body?: unknown },
+  ): Promise<{
     status: number;
     value: unknown;
   }>;
@@ -64,6 +77,8 @@ export type Fetcher = {
 const KEEP_ALIVE_MS = 4000;
 /** Between two pieces of an ordinary body. An event stream has no such limit: silence is its normal state. */
 const BODY_IDLE_MS = 30_000;
+/** What is kept of a body that is read slowly; then its connection is not read any more. */
+const KEPT_BYTES_MAX = 65_536;
 const JSON_BYTES_MAX = 1_048_576;
 const CLOSE_MS = 1000;
 const HEAD_BYTES_MAX = 16_384;
@@ -90,99 +105,362 @@ const refusalFor = (cause: unknown): unknown => {
   return cause;
 };
 
-/** Names and values as undici gives them raw: alternately, a name again for each repetition. */
-const pairsOf = (raw: unknown): [string, string][] => {
-  if (!Array.isArray(raw)) throw new Error('raw headers are not a list');
-  const pairs: [string, string][] = [];
-  for (let index = 0; index + 1 < raw.length; index += 2)
-    pairs.push([String(raw[index]).toLowerCase(), String(raw[index + 1])]);
-  return pairs;
-};
+/** Connections of one kind to one origin, each a client of undici's that carries one request at a time. */
+class Lane {
+  /** Requests under way, those that wait for a connection among them. */
+  count = 0;
+  /** In the order in which they came. */
+  readonly waiting = new Set<Carriage>();
+  readonly countMax: number;
+  private readonly connectionsMax: number;
+  private readonly open: () => Client;
+  /** The one used last is used next, so that as few as possible stay open. */
+  private readonly idle: Client[] = [];
+  private readonly all: Client[] = [];
+  private isDropped = false;
 
-const isEventStream = (headers: readonly (readonly [string, string])[]): boolean =>
-  headers.some(([name, value]) => name === 'content-type' && value.startsWith('text/event-stream'));
+  constructor(made: { connectionsMax: number; countMax: number; open: () => Client }) {
+    this.connectionsMax = made.connectionsMax;
+    this.countMax = made.countMax;
+    this.open = made.open;
+  }
 
-/** A deadline that can be moved. */
-const createDeadline = (ms: number, passed: () => void) => {
-  let timer: NodeJS.Timeout | undefined = setTimeout(passed, ms);
-  return {
-    stop: () => clearTimeout(timer),
-    restart: () => {
-      clearTimeout(timer);
-      timer = setTimeout(passed, ms);
-    },
-  };
-};
+  enter(carriage: Carriage): void {
+    this.count += 1;
+    let client = this.idle.pop();
+    if (client === undefined) {
+      if (this.all.length >= this.connectionsMax) {
+        this.waiting.add(carriage);
+        return;
+      }
+      client = this.open();
+      this.all.push(client);
+    }
+    carriage.board(client);
+  }
 
-/** Hands over a body. The deadline runs only while the origin has the turn, not while the sender's piece is awaited. */
-const handedOver = (
-  { pieces }: Outgoing,
-  deadline: ReturnType<typeof createDeadline>,
-): AsyncIterable<Uint8Array> => ({
-  [Symbol.asyncIterator]() {
-    const source = pieces[Symbol.asyncIterator]();
-    let isOver = false;
-    return {
-      async next() {
-        deadline.stop();
-        const step = await source.next();
-        if (!isOver) deadline.restart();
-        return step;
-      },
-      async return() {
-        isOver = true;
-        await source.return?.();
-        return { done: true, value: undefined };
-      },
-    };
-  },
-});
+  /** Whoever leaves while there was no connection yet. */
+  giveUp(carriage: Carriage): void {
+    if (this.waiting.delete(carriage)) this.count -= 1;
+  }
 
-/** What undici listens to for cancellation; an emitter costs a fraction of an AbortController. */
-class Cancel extends EventEmitter {
-  aborted = false;
-  reason: unknown;
-  abort(reason: unknown): void {
-    if (this.aborted) return;
-    this.aborted = true;
-    this.reason = reason;
-    this.emit('abort');
+  /** A request is over, and its connection is the next one's. */
+  give(client: Client): void {
+    this.count -= 1;
+    const next = this.waiting.values().next();
+    if (next.done === true) {
+      if (this.isDropped) void client.close();
+      else this.idle.push(client);
+      return;
+    }
+    this.waiting.delete(next.value);
+    next.value.board(client);
+  }
+
+  /** Nobody will come any more. */
+  drop(): void {
+    this.isDropped = true;
+    for (const client of this.idle.splice(0)) void client.close();
+  }
+
+  async destroy(): Promise<void> {
+    for (const one of [...this.waiting]) one.leave();
+    await Promise.all(this.all.map((client) => client.destroy()));
   }
 }
 
-/** The body with an idle deadline, our words for faults, and a `return` that lets go of the connection at once. */
-const bodyOf = (source: Readable, idleMs: number): AsyncIterable<Uint8Array> => {
-  // An error without a listener would end the process. Whoever reads the body sees it through `next`; whoever has
-  // let go of it does not want to know.
-  source.on('error', () => undefined);
-  return {
-    [Symbol.asyncIterator]() {
-      const pieces = source[Symbol.asyncIterator]();
-      return {
-        async next() {
-          const deadline =
-            idleMs === 0
-              ? undefined
-              : setTimeout(() => source.destroy(new errors.BodyTimeoutError()), idleMs);
-          try {
-            return await pieces.next();
-          } catch (cause) {
-            throw refusalFor(cause);
-          } finally {
-            clearTimeout(deadline);
-          }
-        },
-        async return() {
-          source.destroy();
-          return { done: true, value: undefined };
-        },
-      };
-    },
-  };
-};
-
 /** What is known of one origin. */
-type Known = { ordinary: number; lasting: number; breaker: Breaker | undefined; lastCode: ErrorCode };
+type Known = { ordinary: Lane; lasting: Lane; breaker: Breaker | undefined; lastCode: ErrorCode };
+
+/** What undici does not say of an error: whether there was no connection at all, and how much had been read from it. */
+type Faults = { unconnected: WeakSet<Error>; bytesReadBefore: WeakMap<Error, number> };
+
+type Settled = { resolve: (fetched: Fetched) => void; reject: (refusal: unknown) => void };
+
+/**
+ * One request on its way, and its answer. Undici tells it what happens by plain calls, which cost a third of its
+ * streams, signals and promises; it is itself the body that is read. Modes: `asking` (no head yet), `answering` (the
+ * head is out, or the body is being gathered), `over`.
+ */
+class Carriage implements Due, Dispatcher.DispatchHandler, AsyncIterableIterator<Uint8Array> {
+  dueMs = 0;
+  private mode: 'asking' | 'answering' | 'over' = 'asking';
+  private readonly ask: Sent;
+  private readonly known: Known;
+  private readonly lane: Lane;
+  private readonly faults: Faults;
+  private readonly deadlines: Deadlines;
+  private readonly headMs: number;
+  private readonly startedMs = performance.now();
+  private idleMs: number;
+  private settled: Settled | undefined;
+  private client: Client | undefined;
+  private abort: ((reason: Error) => void) | undefined;
+  private resumeReading: (() => void) | undefined;
+  private isSecond = false;
+  /** Why it ended early. */
+  private fault: unknown;
+  private fetched: Fetched | undefined;
+  private isWhole = false;
+  private isPaused = false;
+  private kept: Buffer[] = [];
+  private keptBytes = 0;
+  private wake: (() => void) | undefined;
+  private unsignal: (() => void) | undefined;
+
+  constructor(made: {
+    ask: Sent;
+    known: Known;
+    lane: Lane;
+    faults: Faults;
+    deadlines: Deadlines;
+    headMs: number;
+    idleMs: number;
+    settled: Settled;
+  }) {
+    this.ask = made.ask;
+    this.known = made.known;
+    this.lane = made.lane;
+    this.faults = made.faults;
+    this.deadlines = made.deadlines;
+    this.headMs = made.headMs;
+    this.idleMs = made.idleMs;
+    this.settled = made.settled;
+  }
+
+  start(): void {
+    const { signal, reader } = this.ask;
+    this.dueMs = this.startedMs + this.headMs;
+    this.deadlines.watch(this);
+    if (reader !== undefined) reader.waiter = this;
+    if (signal !== undefined) {
+      const leave = () => this.cancel(signal.reason);
+      signal.addEventListener('abort', leave, { once: true });
+      this.unsignal = () => signal.removeEventListener('abort', leave);
+    }
+    this.lane.enter(this);
+  }
+
+  /** Its connection is here, or is being opened. */
+  board(client: Client): void {
+    this.client = client;
+    const { origin, path, method, headers, body } = this.ask;
+    const isHere = body === undefined || Buffer.isBuffer(body);
+    client.dispatch(
+      {
+        origin,
+        path,
+        // The method was checked by the server it came through; undici refuses what is not a token.
+        method: method as Dispatcher.HttpMethod,
+        headers: isHere ? [...headers] : [...headers, 'content-length', String(body.bytes)],
+        // Its documentation takes any async iterable as a body; its types name only the stream among them.
+        body: isHere ? (body ?? null) : (this.handedOver(body) as unknown as Readable),
+      },
+      this,
+    );
+  }
+
+  /** Hands over a body. The deadline runs only while the origin has the turn, not while a piece is awaited. */
+  private handedOver({ pieces }: Outgoing): AsyncIterable<Uint8Array> {
+    const source = pieces[Symbol.asyncIterator]();
+    const iterator = {
+      next: async () => {
+        if (this.mode === 'asking') this.dueMs = 0;
+        const step = await source.next();
+        if (this.mode === 'asking') this.dueMs = performance.now() + this.headMs;
+        return step;
+      },
+      return: async () => {
+        await source.return?.();
+        return { done: true as const, value: undefined };
+      },
+    };
+    return { [Symbol.asyncIterator]: () => iterator };
+  }
+
+  // What undici says.
+
+  onConnect(abort: (reason?: Error) => void): void {
+    this.abort = abort;
+    // Left, or too late, while the connection was being opened.
+    if (this.mode === 'over') abort(new errors.RequestAbortedError());
+  }
+
+  onHeaders(status: number, raw: Buffer[], resume: () => void): boolean {
+    if (status < 200) return true;
+    this.mode = 'answering';
+    this.resumeReading = resume;
+    const headers: Header[] = [];
+    let declared = Number.NaN;
+    for (let index = 0; index + 1 < raw.length; index += 2) {
+      const name = raw[index]!.toString('latin1').toLowerCase();
+      const value = raw[index + 1]!.toString('latin1');
+      if (name === 'content-length') declared = Number(value);
+      else if (name === 'content-type' && value.startsWith('text/event-stream')) this.idleMs = 0;
+      headers.push([name, value]);
+    }
+    const nowMs = performance.now();
+    this.known.breaker?.answered(nowMs);
+    this.fetched = { status, headers, body: this, whole: undefined };
+    const { wholeBytesMax, method } = this.ask;
+    this.isWhole =
+      wholeBytesMax !== undefined &&
+      declared <= wholeBytesMax &&
+      method !== 'HEAD' &&
+      status !== 204 &&
+      status !== 304;
+    if (this.isWhole) this.awaitMore(nowMs);
+    else this.dueMs = 0;
+    if (!this.isWhole) this.settle();
+    return true;
+  }
+
+  onData(piece: Buffer): boolean {
+    this.kept.push(piece);
+    this.keptBytes += piece.length;
+    if (this.isWhole) {
+      this.awaitMore(performance.now());
+      return true;
+    }
+    this.wake?.();
+    this.isPaused = this.keptBytes >= KEPT_BYTES_MAX;
+    return !this.isPaused;
+  }
+
+  onComplete(): void {
+    this.end();
+    if (this.isWhole && this.fetched !== undefined) {
+      this.fetched.whole = this.kept.length === 1 ? this.kept[0] : Buffer.concat(this.kept);
+      this.kept = [];
+      this.settle();
+    } else this.wake?.();
+    this.giveBack();
+  }
+
+  onError(error: Error): void {
+    if (this.mode === 'asking' && !this.isSecond && this.mayRepeat(error)) {
+      this.isSecond = true;
+      this.abort = undefined;
+      // Not at once: undici is still busy with the connection that was lost.
+      setImmediate(() => this.repeat());
+      return;
+    }
+    this.fail(error);
+    setImmediate(() => this.giveBack());
+  }
+
+  /** Closed by the other side before a head, and good for an answer earlier: it had been idle for too long. */
+  private mayRepeat(error: Error): boolean {
+    const { isRepeatable, body } = this.ask;
+    if (isRepeatable !== true || body !== undefined || this.faults.unconnected.has(error)) return false;
+    const read =
+      error instanceof errors.SocketError ? error.socket?.bytesRead : this.faults.bytesReadBefore.get(error);
+    return (read ?? 0) > 0;
+  }
+
+  private repeat(): void {
+    if (this.mode === 'over' || this.client === undefined) return this.giveBack();
+    this.board(this.client);
+  }
+
+  private giveBack(): void {
+    const { client } = this;
+    if (client === undefined) return;
+    this.client = undefined;
+    this.lane.give(client);
+  }
+
+  // What we say.
+
+  late(): void {
+    this.cancel(this.mode === 'asking' ? new errors.HeadersTimeoutError() : new errors.BodyTimeoutError());
+  }
+
+  leave(): void {
+    this.cancel(new errors.RequestAbortedError());
+  }
+
+  /** The next piece of the body has its deadline, where there is one. */
+  private awaitMore(nowMs: number): void {
+    this.dueMs = this.idleMs === 0 ? 0 : nowMs + this.idleMs;
+  }
+
+  private cancel(reason: unknown): void {
+    if (this.mode === 'over') return;
+    this.fail(reason);
+    if (this.client === undefined) this.lane.giveUp(this);
+    else this.abort?.(reason instanceof Error ? reason : new errors.RequestAbortedError());
+  }
+
+  private fail(cause: unknown): void {
+    if (this.mode === 'over') return;
+    const { breaker } = this.known;
+    const wasAsking = this.mode === 'asking';
+    const refusal = refusalFor(cause);
+    this.fault = refusal;
+    this.end();
+    if (wasAsking) {
+      const isAway = cause instanceof Error && this.faults.unconnected.has(cause);
+      if (refusal instanceof Refusal && (isAway || refusal.code === 'origin-timeout')) {
+        this.known.lastCode = refusal.code;
+        breaker?.failed(performance.now(), this.startedMs);
+      } else breaker?.left(performance.now());
+    }
+    const { settled } = this;
+    this.settled = undefined;
+    settled?.reject(refusal);
+    this.wake?.();
+  }
+
+  private end(): void {
+    this.mode = 'over';
+    this.dueMs = 0;
+    this.deadlines.leave(this);
+    this.unsignal?.();
+    const { reader } = this.ask;
+    if (reader?.waiter === this) reader.waiter = undefined;
+  }
+
+  private settle(): void {
+    const { settled, fetched } = this;
+    this.settled = undefined;
+    if (fetched !== undefined) settled?.resolve(fetched);
+  }
+
+  // The body, for whoever reads it.
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<Uint8Array, undefined>> {
+    for (;;) {
+      const piece = this.kept.shift();
+      if (piece !== undefined) {
+        this.keptBytes -= piece.length;
+        if (this.isPaused && this.keptBytes < KEPT_BYTES_MAX) {
+          this.isPaused = false;
+          this.resumeReading?.();
+        }
+        return { done: false, value: piece };
+      }
+      if (this.fault !== undefined) throw this.fault;
+      if (this.mode === 'over') return { done: true, value: undefined };
+      this.awaitMore(performance.now());
+      await new Promise<void>((resolve) => {
+        this.wake = resolve;
+      });
+      this.wake = undefined;
+      this.dueMs = 0;
+    }
+  }
+
+  async return(): Promise<IteratorReturnResult<undefined>> {
+    this.kept = [];
+    this.leave();
+    return { done: true, value: undefined };
+  }
+}
 
 export const createFetcher = (options: {
   /** Connections to one origin; further requests wait for one, within their deadline. */
@@ -201,128 +479,82 @@ export const createFetcher = (options: {
   const { connectionsMax, headersTimeoutMs, connectTimeoutMs = 2000, bodyTimeoutMs = BODY_IDLE_MS } = options;
   const { waitingMax = Number.POSITIVE_INFINITY, lastingMax = connectionsMax } = options;
   const origins = new Map<string, Known>();
-  // What undici does not say of an error: whether there was no connection at all, and how much had been read from it.
-  const unconnected = new WeakSet<Error>();
-  const bytesReadBefore = new WeakMap<Error, number>();
+  /** Those dropped from above, as long as something is under way. */
+  const lanes = new Set<Lane>();
+  const deadlines = createDeadlines();
+  const faults: Faults = { unconnected: new WeakSet(), bytesReadBefore: new WeakMap() };
   const openConnection = buildConnector({ timeout: connectTimeoutMs });
-  const agentOf = (connections: number) =>
-    new Agent({
-      connections,
-      pipelining: 1,
-      connect: (to, done) =>
-        openConnection(to, (...result) => {
-          const [error, socket] = result;
-          if (error !== null) unconnected.add(error);
-          socket?.on('error', (late) => bytesReadBefore.set(late, socket.bytesRead));
-          done(...result);
-        }),
-      keepAliveTimeout: KEEP_ALIVE_MS,
-      keepAliveMaxTimeout: KEEP_ALIVE_MS,
-      maxHeaderSize: HEAD_BYTES_MAX,
-      // Deadlines are kept below: undici's run only once a connection is free, and its body deadline is chosen
-      // before the answer's type is known.
-      headersTimeout: 0,
-      bodyTimeout: 0,
+  const connect: buildConnector.connector = (to, done) =>
+    openConnection(to, (...result) => {
+      const [error, socket] = result;
+      if (error !== null) faults.unconnected.add(error);
+      socket?.on('error', (late) => faults.bytesReadBefore.set(late, socket.bytesRead));
+      done(...result);
     });
-  const ordinaryAgent = agentOf(connectionsMax);
-  const lastingAgent = agentOf(lastingMax);
+  const laneTo = (origin: string, limits: { connectionsMax: number; countMax: number }): Lane => {
+    const lane = new Lane({
+      ...limits,
+      open: () =>
+        new Client(origin, {
+          pipelining: 1,
+          connect,
+          keepAliveTimeout: KEEP_ALIVE_MS,
+          keepAliveMaxTimeout: KEEP_ALIVE_MS,
+          maxHeaderSize: HEAD_BYTES_MAX,
+          // Deadlines are kept above: undici's run only once a connection is free, and its body deadline is chosen
+          // before the answer's type is known.
+          headersTimeout: 0,
+          bodyTimeout: 0,
+        }),
+    });
+    lanes.add(lane);
+    return lane;
+  };
 
+  const forget = ({ ordinary, lasting }: Known): void => {
+    for (const lane of [ordinary, lasting]) {
+      lane.drop();
+      lanes.delete(lane);
+    }
+  };
   const knownOf = (origin: string): Known => {
     let known = origins.get(origin);
     if (known === undefined) {
-      // Nobody waits for the oldest any more, or else it is simply learnt again.
-      if (origins.size >= ORIGINS_MAX) origins.delete(origins.keys().next().value!);
-      const breaker = options.breaker === undefined ? undefined : new Breaker(options.breaker);
-      known = { ordinary: 0, lasting: 0, breaker, lastCode: 'origin-unreachable' };
+      for (const [oldest, dropped] of origins) {
+        if (origins.size < ORIGINS_MAX) break;
+        // Nobody asks for the oldest any more, or else it is simply learnt again.
+        origins.delete(oldest);
+        forget(dropped);
+      }
+      known = {
+        ordinary: laneTo(origin, { connectionsMax, countMax: connectionsMax + waitingMax }),
+        lasting: laneTo(origin, { connectionsMax: lastingMax, countMax: lastingMax }),
+        breaker: options.breaker === undefined ? undefined : new Breaker(options.breaker),
+        lastCode: 'origin-unreachable',
+      };
       origins.set(origin, known);
     }
     return known;
   };
 
-  /** Closed by the other side before a head, and good for an answer earlier: it had been idle for too long. */
-  const wasIdleTooLong = (cause: unknown): boolean => {
-    if (!(cause instanceof Error) || unconnected.has(cause)) return false;
-    const read = cause instanceof errors.SocketError ? cause.socket?.bytesRead : bytesReadBefore.get(cause);
-    return (read ?? 0) > 0;
-  };
-
-  const attempt = async (ask: Parameters<Fetcher['send']>[0], ended: () => void): Promise<Fetched> => {
-    const cancel = new Cancel();
-    const { signal, body, headers } = ask;
-    const leave = () => cancel.abort(signal?.reason);
-    if (signal?.aborted === true) leave();
-    signal?.addEventListener('abort', leave, { once: true });
-    const deadline = createDeadline(ask.timeoutMs ?? headersTimeoutMs, () =>
-      cancel.abort(new errors.HeadersTimeoutError()),
-    );
-    const isHere = body === undefined || Buffer.isBuffer(body);
-    const flat = headers.flat();
-    if (!isHere) flat.push('content-length', String(body.bytes));
-    try {
-      const answer = await (ask.isLasting === true ? lastingAgent : ordinaryAgent).request({
-        origin: ask.origin,
-        path: ask.path,
-        // The method was checked by the server it came through; undici refuses what is not a token.
-        method: ask.method as Dispatcher.HttpMethod,
-        headers: flat,
-        // Its documentation takes any async iterable as a body; its types name only the stream among them.
-        body: isHere ? (body ?? null) : (handedOver(body, deadline) as unknown as Readable),
-        signal: cancel,
-        responseHeaders: 'raw',
-      });
-      const pairs = pairsOf(answer.headers);
-      answer.body.once('close', () => {
-        signal?.removeEventListener('abort', leave);
-        ended();
-      });
-      return {
-        status: answer.statusCode,
-        headers: pairs,
-        body: bodyOf(answer.body, isEventStream(pairs) ? 0 : bodyTimeoutMs),
-      };
-    } catch (cause) {
-      signal?.removeEventListener('abort', leave);
-      throw cause;
-    } finally {
-      deadline.stop();
-    }
-  };
-
-  const send: Fetcher['send'] = async (ask) => {
-    const known = knownOf(ask.origin);
-    const { breaker } = known;
-    const lane = ask.isLasting === true ? 'lasting' : 'ordinary';
-    if (known[lane] >= (lane === 'lasting' ? lastingMax : connectionsMax + waitingMax))
-      throw new Refusal('overloaded');
-    const startedMs = performance.now();
-    if (breaker?.admit(startedMs) === false) throw new Refusal(known.lastCode);
-    known[lane] += 1;
-    let isCounted = true;
-    const ended = () => {
-      if (isCounted) known[lane] -= 1;
-      isCounted = false;
-    };
-    try {
-      let fetched: Fetched;
-      try {
-        fetched = await attempt(ask, ended);
-      } catch (cause) {
-        if (ask.isRepeatable !== true || ask.body !== undefined || !wasIdleTooLong(cause)) throw cause;
-        fetched = await attempt(ask, ended);
-      }
-      breaker?.answered(performance.now());
-      return fetched;
-    } catch (cause) {
-      ended();
-      const refusal = refusalFor(cause);
-      const isAway = cause instanceof Error && unconnected.has(cause);
-      if (refusal instanceof Refusal && (isAway || refusal.code === 'origin-timeout')) {
-        known.lastCode = refusal.code;
-        breaker?.failed(performance.now(), startedMs);
-      } else breaker?.left(performance.now());
-      throw refusal;
-    }
-  };
+  const send: Fetcher['send'] = (ask) =>
+    new Promise((resolve, reject) => {
+      const known = knownOf(ask.origin);
+      const lane = ask.isLasting === true ? known.lasting : known.ordinary;
+      if (lane.count >= lane.countMax) return reject(new Refusal('overloaded'));
+      if (ask.signal?.aborted === true) return reject(refusalFor(ask.signal.reason));
+      if (known.breaker?.admit(performance.now()) === false) return reject(new Refusal(known.lastCode));
+      new Carriage({
+        ask,
+        known,
+        lane,
+        faults,
+        deadlines,
+        headMs: ask.timeoutMs ?? headersTimeoutMs,
+        idleMs: bodyTimeoutMs,
+        settled: { resolve, reject },
+      }).start();
+    });
 
   return {
     send,
@@ -335,9 +567,9 @@ export const createFetcher = (options: {
         method,
         path,
         headers: [
-          ['accept', 'application/json'],
-          ...(text === undefined ? [] : [['content-type', 'application/json'] as const]),
-          ...headers,
+          ...['accept', 'application/json'],
+          ...(text === undefined ? [] : ['content-type', 'application/json']),
+          ...headers.flat(),
         ],
         signal: signal === undefined ? whole : AbortSignal.any([signal, whole]),
         timeoutMs,
@@ -360,10 +592,10 @@ export const createFetcher = (options: {
       }
     },
     async close() {
-      const late = new Promise<'late'>((resolve) => setTimeout(resolve, CLOSE_MS, 'late').unref());
-      const both = [ordinaryAgent, lastingAgent];
-      if ((await Promise.race([Promise.all(both.map((agent) => agent.close())), late])) === 'late')
-        await Promise.all(both.map((agent) => agent.destroy()));
+      const untilMs = performance.now() + CLOSE_MS;
+      const isBusy = () => [...lanes].some(({ count }) => count > 0);
+      while (isBusy() && performance.now() < untilMs) await new Promise((resolve) => setTimeout(resolve, 10));
+      await Promise.all([...lanes].map((lane) => lane.destroy()));
     },
   };
 };

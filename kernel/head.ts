@@ -33,6 +33,18 @@ const SINGLETONS = new Set([
   'sec-websocket-version',
 ]);
 
+/**
+ * No two of them have both the same first letter and the same length. So one look tells the only one that a name could
+ * be, and one comparison whether it is; a set would have to hash every name of every request.
+ */
+const NAME_CHARS = 32;
+const singletonAt: (string | undefined)[] = new Array(128 * NAME_CHARS).fill(undefined);
+for (const name of SINGLETONS) {
+  const at = name.charCodeAt(0) * NAME_CHARS + name.length;
+  if (singletonAt[at] !== undefined) throw new Error(`${name} and ${singletonAt[at]} look alike`);
+  singletonAt[at] = name;
+}
+
 /** Names and values alternately, in wire order; names in lower case. */
 export type FlatHeaders = readonly string[];
 
@@ -106,7 +118,7 @@ export const createHeadReader = () => {
     // Every second copy is suspicious only for a few names, so the search for a first copy runs only for those.
     const first = name.charCodeAt(0);
     const single =
-      SINGLETONS.has(name) ||
+      (name.length < NAME_CHARS && singletonAt[first * NAME_CHARS + name.length] === name) ||
       (first === 120 && name.startsWith('x-forwarded-')) ||
       (first === 97 && name.startsWith('anteroom-'));
     if (single) {

@@ -1,10 +1,11 @@
-// The one file that knows uWebSockets.js. What the rest of the system sees are plain requests and answers.
+// The one file that knows uWebSockets.js, but for the mending in bystander.ts. What the rest of the system sees are
+// plain requests and answers.
 //
 // Promises: every route is wrapped, so a throw is a 500 and never the end of the process; writes are corked; a
 // client that leaves at any moment does no harm; a request whose framing or head is in any way ambiguous is
 // refused and its connection closed; no route but those that ask for it in pieces runs before its whole body has
-// arrived; a stream keeps at most
-// the newest frame for a slow reader and is closed when it stays unwritable for `slowReaderMs`.
+// arrived; a stream keeps at most the newest frame for a slow reader and is closed when it stays unwritable for
+// `slowReaderMs`.
 
 import type {
   HttpRequest,
@@ -21,19 +22,23 @@ import {
   declaredLength,
   type HeaderList,
   headLines,
+  isAscii,
   problem,
   problemFrom,
   statusLine,
 } from './answer.ts';
+import { type Bystander, openBystander } from './bystander.ts';
 import { type ErrorCode, Refusal } from './errors.ts';
 import { Exchange } from './exchange.ts';
 import { createHeadReader } from './head.ts';
-import { COMMENT, SocketLink, StreamLink } from './links.ts';
+import { COMMENT, type LinkKeeper, SocketLink, StreamLink } from './links.ts';
+import type { Outbox } from './outbox.ts';
 import { isPlainPath, isPlainQuery } from './path.ts';
 import { createRouter } from './router.ts';
 import type {
   Handler,
   OtherwiseHandler,
+  Refuse,
   RouteOptions,
   Server,
   ServerOptions,
@@ -44,9 +49,9 @@ import type {
 } from './server.ts';
 import { checkCertificate } from './tls.ts';
 import { TunnelLink } from './tunnel.ts';
-import { Inflow, isBodyLate } from './upload.ts';
+import { Gathering, Inflow, isBodyLate } from './upload.ts';
 
-export { type Answer, json, problem } from './answer.ts';
+export { type Answer, json, prepared, problem } from './answer.ts';
 export type { Request } from './exchange.ts';
 export type {
   EventStream,
@@ -76,6 +81,7 @@ type Route = {
   run: Handler | OtherwiseHandler | SocketHandler;
   bodyBytesMax: number;
   isStreamed: boolean;
+  refuse: Refuse | undefined;
   observers: Observers;
 };
 
@@ -84,8 +90,9 @@ const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PAT
 const REQUEST_ID = /^[A-Za-z0-9._-]{8,64}$/;
 const LISTEN_SHARED = 0;
 const LISTEN_EXCLUSIVE = 1;
-/** A fan sends a word now and then; anything longer is not ours. */
+/** Longest message of our own sockets, and most that waits for a slow reader, where the owner says nothing else. */
 const MESSAGE_BYTES_MAX = 4096;
+const SLOW_BYTES_MAX = 16_384;
 /** Only ever reached when one frame is larger than this, since nothing is written to a slow socket. */
 const SOCKET_BACKPRESSURE_BYTES = 65_536;
 /** Seconds without a word until a WebSocket is closed; pings go out on their own in between. */
@@ -96,16 +103,13 @@ const SWEEP_MS = 500;
 /** Turns of the event loop that closing the port waits for one in which nothing arrives. */
 const QUIET_TURNS_MAX = 1000;
 type SocketLimits = { maxPayloadLength: number; maxBackpressure: number };
-const OWN_SOCKETS: SocketLimits = {
-  maxPayloadLength: MESSAGE_BYTES_MAX,
-  maxBackpressure: SOCKET_BACKPRESSURE_BYTES,
-};
 const STREAM_HEADERS: HeaderList = [
   ['content-type', 'text/event-stream'],
   ['cache-control', 'no-store'],
   // Tells nginx not to gather frames before it passes them on.
   ['x-accel-buffering', 'no'],
 ];
+const STREAM_LINES = headLines(STREAM_HEADERS);
 
 let loaded: Uws | undefined;
 const loadUws = (): Uws => {
@@ -124,26 +128,44 @@ type Watched = { isLate(nowMs: number): boolean; cut(): void };
 const isStreamed = (body: Answer['body']): body is AsyncIterable<Uint8Array> =>
   typeof body === 'object' && Symbol.asyncIterator in body;
 
-/** RFC 6455, section 4.2.1. That the key is there is what the library looks at. */
-const asksSocket = (x: Wired): boolean =>
-  x.method === 'GET' &&
-  x.header('upgrade')?.toLowerCase() === 'websocket' &&
-  x.header('sec-websocket-version') === '13';
+/**
+ * RFC 6455, section 4.2.1. That the key is there is what the library looks at. It also takes any option of five letters
+ * for `close`, and would close the connection under the socket.
+ */
+const asksSocket = (x: Wired): boolean => {
+  const wishes = (x.header('connection') ?? '').toLowerCase().split(',', 8);
+  return (
+    x.method === 'GET' &&
+    x.header('upgrade')?.toLowerCase() === 'websocket' &&
+    x.header('sec-websocket-version') === '13' &&
+    wishes.some((wish) => wish.trim() === 'upgrade') &&
+    wishes.every((wish) => wish.trim().length !== 5)
+  );
+};
 
 /** Throws when a trusted proxy is not an address, or when the native library cannot run on this system. */
 export const createServer = (options: ServerOptions): Server => {
   const { name, host, port, log, slowReaderMs, observer, tracer, guard, tls } = options;
   const uws = loadUws();
   const connectionsMax = options.connectionsMax ?? Number.POSITIVE_INFINITY;
+  const ownSockets: SocketLimits = {
+    maxPayloadLength: options.messageBytesMax ?? MESSAGE_BYTES_MAX,
+    maxBackpressure: SOCKET_BACKPRESSURE_BYTES,
+  };
   const router = createRouter<Route>();
   const sockets = createRouter<Route>();
+  /** The GETs whose pattern is a whole address: found by one look, before all that the others have to pass. */
+  const literals = new Map<string, Route>();
   const readHead = createHeadReader();
   const trust = createTrust(options.trustedProxies);
   const believed = options.trustedProxies.length === 0 ? undefined : trust.isProxy;
   const isBelieved = options.idsFrom === 'anyone' ? () => true : believed;
   const ownLines = headLines(options.headers ?? []);
-  const idPrefix = randomBytes(5).toString('hex');
-  const links = new Set<StreamLink | SocketLink | TunnelLink>();
+  const idPrefix = `${randomBytes(5).toString('hex')}-`;
+  const links = new Set<StreamLink | SocketLink>();
+  const tunnels = new Set<TunnelLink>();
+  /** Of the links those that are slow right now, so that the sweep never looks at the others. */
+  const slow = new Set<Outbox>();
   const watched = new Set<Watched>();
   let otherwise: Route | undefined;
   let idCount = 0;
@@ -151,6 +173,8 @@ export const createServer = (options: ServerOptions): Server => {
   let current: Wired | undefined;
   /** Exchanges that wait for something: a body, a promise, a streamed answer. */
   let pendingCount = 0;
+  /** Of them, those whose sender has the turn: they cost a connection, and no work. */
+  let arrivingCount = 0;
   let connectionCount = 0;
   let openedCount = 0;
   let openedAtMs = Number.NEGATIVE_INFINITY;
@@ -179,16 +203,17 @@ export const createServer = (options: ServerOptions): Server => {
     x.span?.end(status);
     if (observer === undefined) return;
     const observers = x.observers ?? noRoute;
+    const group = Math.floor(status / 100);
+    const tell = observers.get(x.method)?.[group] ?? observerOf(observers, x, group);
+    tell((performance.now() - x.startedMs) / 1000);
+  };
+  const observerOf = (observers: Observers, x: Wired, group: number): ((seconds: number) => void) => {
     // A label takes only words we know: a stranger may invent methods without end.
     const method = METHODS.has(x.method) ? x.method : 'other';
-    const group = Math.floor(status / 100);
-    let ofMethod = observers.get(method);
-    if (ofMethod === undefined) {
-      ofMethod = [];
-      observers.set(method, ofMethod);
-    }
-    ofMethod[group] ??= observer({ route: x.pattern, method, status: `${group}xx` });
-    ofMethod[group]((performance.now() - x.startedMs) / 1000);
+    const ofMethod = observers.get(method) ?? [];
+    observers.set(method, ofMethod);
+    ofMethod[group] ??= observer!({ route: x.pattern, method, status: `${group}xx` });
+    return ofMethod[group];
   };
 
   /** Must run before anything is awaited: without it the library ends the process. */
@@ -212,11 +237,18 @@ export const createServer = (options: ServerOptions): Server => {
     if (current === x) write();
     else x.wire!.cork(write);
   };
+  let bystander: Bystander | undefined;
+  /** Writes what `head` writes and makes it a WebSocket; the open handler runs before this returns. */
+  const becomeSocket = (x: Wired, wire: HttpResponse, head: () => void, become: () => void): void => {
+    cork(x, head);
+    if (current === x) become();
+    else bystander!.within(wire, become);
+  };
   const writeHead = (x: Wired, wire: HttpResponse, status: string, lines: string): void => {
     wire.writeStatus(status);
     const text = x.id + ownLines + lines;
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: a head is latin1, and strings are written as UTF-8.
-    wire.writeHeader('x-request-id', /[^\x00-\x7f]/.test(text) ? Buffer.from(text, 'latin1') : text);
+    // A head is latin1, and strings are written as UTF-8.
+    wire.writeHeader('x-request-id', isAscii(lines) ? text : Buffer.from(text, 'latin1'));
   };
   const discard = (body: Answer['body']): void => {
     if (isStreamed(body)) body[Symbol.asyncIterator]().return?.().catch(logStray);
@@ -333,16 +365,28 @@ export const createServer = (options: ServerOptions): Server => {
     }
   };
 
+  /** What most answers of the gate are: a head that was ready and no body, while the library holds the writes together. */
+  const respondAtOnce = (x: Wired, wire: HttpResponse, lines: string): void => {
+    x.upload?.release();
+    wire.writeStatus('204 No Content');
+    wire.writeHeader('x-request-id', x.id + ownLines + lines);
+    wire.endWithoutBody();
+    settle(x);
+    note(x, 204);
+  };
+
   const respond = (x: Wired, answer: Answer, close = false): void => {
     const { wire } = x;
     const { body } = answer;
     if (wire === undefined || x.mode !== 'open') return discard(body);
+    if (answer.lines !== undefined && answer.status === 204 && current === x && !close && !draining)
+      return respondAtOnce(x, wire, answer.lines);
     const headers = answer.headers ?? [];
     const bodiless = x.method === 'HEAD' || answer.status === 204 || answer.status === 304;
     const closing = close || draining;
     let lines = '';
     try {
-      lines = headLines(headers);
+      lines = answer.lines ?? headLines(headers);
     } catch (error) {
       discard(body);
       throw error;
@@ -385,6 +429,14 @@ export const createServer = (options: ServerOptions): Server => {
     else respond(x, shed.answer);
     return true;
   };
+  /** Whether the route has refused this request by its head alone. The library reads over a body that nobody takes. */
+  const isRefused = (x: Wired, asked: Refuse): boolean => {
+    const refused = asked(x);
+    if (refused === undefined) return false;
+    if (refused.close) refuseWith(x, refused.answer);
+    else respond(x, refused.answer);
+    return true;
+  };
 
   const fail = (x: Wired, error: unknown): void => {
     // A client that leaves aborts what was done for it; the throw that follows is no fault.
@@ -406,51 +458,64 @@ export const createServer = (options: ServerOptions): Server => {
 
   const openStream = (x: Wired, stream: Stream): void => {
     const { wire } = x;
-    if (wire === undefined || x.mode !== 'open') return safely('closed', stream.closed);
+    if (wire === undefined || x.mode !== 'open') return safely('closed', () => stream.closed());
     if (stopping || x.method === 'HEAD') {
       respond(x, stopping ? problem('unavailable') : { status: 200, headers: STREAM_HEADERS });
-      return safely('closed', stream.closed);
+      return safely('closed', () => stream.closed());
     }
     let lines = '';
     try {
-      lines = headLines([...STREAM_HEADERS, ...(stream.headers ?? [])]);
+      const { headers = [] } = stream;
+      lines = headers.length === 0 ? STREAM_LINES : headLines([...STREAM_HEADERS, ...headers]);
     } catch (error) {
-      safely('closed', stream.closed);
+      safely('closed', () => stream.closed());
       throw error;
     }
-    const link = new StreamLink(wire, stream, streamOver);
+    const link = new StreamLink(wire, stream, keeper);
     links.add(link);
-    wire.onAborted(() => link.finish());
-    wire.onWritable(() => link.writable());
     cork(x, () => {
       writeHead(x, wire, '200 OK', lines);
-      wire.write(COMMENT);
       settle(x);
       note(x, 200);
-      safely('open', () => stream.open(link));
+      safely('open', () => link.open());
     });
   };
-  const streamOver = (link: StreamLink | SocketLink): void => {
-    links.delete(link);
-    safely('closed', () => link.route.closed());
+  const keeper: LinkKeeper = {
+    bytesMax: options.slowReaderBytesMax ?? SLOW_BYTES_MAX,
+    slowed: (box) => slow.add(box),
+    recovered: (box) => slow.delete(box),
+    dropped: (bytes) => options.slowReaders?.dropped(bytes),
+    overflowed: (box) => cutSlow(box),
+    over(link) {
+      links.delete(link);
+      safely('closed', () => link.route.closed());
+    },
+  };
+  const cutSlow = (box: Outbox | TunnelLink): void => {
+    box.cut();
+    options.slowReaders?.cut();
   };
 
   const openSocket = (x: Wired, upgrade: Upgrade, key: string, context: us_socket_context_t): void => {
     const { wire } = x;
-    if (wire === undefined || x.mode !== 'open') return safely('closed', upgrade.closed);
+    if (wire === undefined || x.mode !== 'open') return safely('closed', () => upgrade.closed());
     if (stopping) {
       respond(x, problem('unavailable'));
-      return safely('closed', upgrade.closed);
+      return safely('closed', () => upgrade.closed());
     }
-    const link = new SocketLink(upgrade, streamOver);
+    const link = new SocketLink(upgrade, keeper);
     links.add(link);
-    cork(x, () => {
-      writeHead(x, wire, '101 Switching Protocols', '');
-      settle(x);
-      note(x, 101);
-      // No extension and no subprotocol is agreed to. The open handler runs before this returns.
-      wire.upgrade({ link }, key, '', '', context);
-    });
+    becomeSocket(
+      x,
+      wire,
+      () => {
+        writeHead(x, wire, '101 Switching Protocols', '');
+        settle(x);
+        note(x, 101);
+      },
+      // No extension and no subprotocol is agreed to.
+      () => wire.upgrade({ link }, key, '', '', context),
+    );
   };
 
   const openTunnel = (x: Wired, tunnel: Tunnel, context: us_socket_context_t): void => {
@@ -469,14 +534,18 @@ export const createServer = (options: ServerOptions): Server => {
       throw error;
     }
     const key = x.header('sec-websocket-key') ?? '';
-    const link = new TunnelLink(tunnel, (over) => links.delete(over));
-    links.add(link);
-    cork(x, () => {
-      writeHead(x, wire, '101 Switching Protocols', lines);
-      settle(x);
-      note(x, 101);
-      wire.upgrade({ link }, key, tunnel.protocol, '', context);
-    });
+    const link = new TunnelLink(tunnel, (over) => tunnels.delete(over));
+    tunnels.add(link);
+    becomeSocket(
+      x,
+      wire,
+      () => {
+        writeHead(x, wire, '101 Switching Protocols', lines);
+        settle(x);
+        note(x, 101);
+      },
+      () => wire.upgrade({ link }, key, tunnel.protocol, '', context),
+    );
   };
 
   const deliver = (x: Wired, result: Result, context?: us_socket_context_t): void => {
@@ -515,31 +584,29 @@ export const createServer = (options: ServerOptions): Server => {
   /** Waits for the whole body, then runs the route. A body that comes too slowly, or is too long, is cut off. */
   const collect = (x: Wired, route: Route): void => {
     attend(x);
-    const chunks: Buffer[] = [];
+    const body = new Gathering(x.declaredBytes);
     const startedMs = performance.now();
-    let bytes = 0;
     const wire = x.wire!;
     const watch: Watched = {
-      isLate: (nowMs) => x.mode !== 'open' || isBodyLate(bytes, nowMs - startedMs),
-      cut: () => {
-        if (x.mode === 'open') wire.close();
-        watched.delete(watch);
-      },
+      isLate: (nowMs) => isBodyLate(body.bytes, nowMs - startedMs),
+      cut: () => wire.close(),
     };
     watched.add(watch);
+    arrivingCount += 1;
+    const over = (): void => {
+      if (watched.delete(watch)) arrivingCount -= 1;
+    };
+    x.left = over;
     wire.onData((chunk, isLast) => {
       if (x.mode !== 'open') return;
-      bytes += chunk.byteLength;
-      if (bytes > route.bodyBytesMax) {
-        watched.delete(watch);
-        chunks.length = 0;
+      if (body.bytes + chunk.byteLength > route.bodyBytesMax) {
+        over();
         return respond(x, problem('body-too-large'), true);
       }
-      // The library takes the chunk back after this call, so it is copied.
-      chunks.push(Buffer.from(new Uint8Array(chunk)));
+      body.take(chunk);
       if (!isLast) return;
-      watched.delete(watch);
-      x.body = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
+      over();
+      x.body = body.whole();
       run(x, route);
     });
   };
@@ -564,6 +631,19 @@ export const createServer = (options: ServerOptions): Server => {
     run(x, route);
   };
 
+  /** A GET of one of our literal addresses, which is in plain form because the pattern is. */
+  const enter = (x: Wired, route: Route): void => {
+    x.pattern = route.pattern;
+    x.observers = route.observers;
+    if (guard !== undefined && guard.level > 0 && isShed(x)) return;
+    const bytes = x.declaredBytes;
+    if (bytes > route.bodyBytesMax) return refuse(x, 'body-too-large');
+    if (route.refuse !== undefined && isRefused(x, route.refuse)) return;
+    if (bytes === 0) run(x, route);
+    else if (route.isStreamed) receive(x, route, bytes);
+    else collect(x, route);
+  };
+
   const serve = (wire: HttpResponse, native: HttpRequest, context?: us_socket_context_t): void => {
     idCount += 1;
     const head = readHead(native);
@@ -571,8 +651,8 @@ export const createServer = (options: ServerOptions): Server => {
       wire,
       method: native.getCaseSensitiveMethod(),
       path: native.getUrl(),
-      query: native.getQuery() ?? '',
-      id: `${idPrefix}-${idCount.toString(36)}`,
+      query: native.getQuery(),
+      id: idPrefix + idCount,
       head,
       trust,
       isBelieved,
@@ -582,6 +662,8 @@ export const createServer = (options: ServerOptions): Server => {
     const givenId = x.believed('x-request-id');
     if (givenId !== undefined && REQUEST_ID.test(givenId)) x.id = givenId;
     if (head.fault !== '') return refuse(x, 'bad-header', head.fault);
+    const literal = x.method === 'GET' && x.query === '' ? literals.get(x.path) : undefined;
+    if (literal !== undefined) return enter(x, literal);
     if (!isPlainPath(x.path) || !isPlainQuery(x.query)) return refuse(x, 'bad-path');
     if (!METHODS.has(x.method))
       return refuse(x, 'wrong-method', undefined, [['allow', [...METHODS].join(', ')]]);
@@ -612,6 +694,7 @@ export const createServer = (options: ServerOptions): Server => {
     if (found.outcome === 'found') x.params = found.params;
     if (guard !== undefined && guard.level > 0 && isShed(x)) return;
     if (head.bodyBytes > route.bodyBytesMax) return refuse(x, 'body-too-large');
+    if (route.refuse !== undefined && isRefused(x, route.refuse)) return;
     if (found.outcome !== 'found' && context !== undefined && asksSocket(x)) {
       if (head.bodyBytes > 0) return refuse(x, 'bad-header', 'A handshake has no body.');
       x.asksSocket = true;
@@ -670,7 +753,7 @@ export const createServer = (options: ServerOptions): Server => {
       tls === undefined
         ? uws.App()
         : uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile });
-    for (const pattern of socketPatterns) openSockets(app, pattern, OWN_SOCKETS);
+    for (const pattern of socketPatterns) openSockets(app, pattern, ownSockets);
     openSockets(app, '/*', {
       maxPayloadLength: options.tunnelBytesMax ?? TUNNEL_BYTES_MAX,
       // None: a message in a tunnel is never dropped. Its sender pauses instead.
@@ -696,6 +779,7 @@ export const createServer = (options: ServerOptions): Server => {
     run,
     bodyBytesMax: more.bodyBytesMax ?? options.bodyBytesMax,
     isStreamed: more.isStreamed === true,
+    refuse: more.refuse,
     observers: new Map(),
   });
 
@@ -735,7 +819,7 @@ export const createServer = (options: ServerOptions): Server => {
   const settled = async (graceMs: number, lingerMs: number): Promise<void> => {
     const untilMs = performance.now() + graceMs;
     const isAwaited = (nowMs: number): boolean =>
-      pendingCount > 0 || (connectionCount > links.size && nowMs - openedAtMs < lingerMs);
+      pendingCount > 0 || (connectionCount > links.size + tunnels.size && nowMs - openedAtMs < lingerMs);
     for (let nowMs = performance.now(); nowMs < untilMs && isAwaited(nowMs); nowMs = performance.now())
       await new Promise((resolve) => setTimeout(resolve, 10));
   };
@@ -748,13 +832,14 @@ export const createServer = (options: ServerOptions): Server => {
     for (const endFeed of [...feeds]) endFeed();
     const leave = async (): Promise<void> => {
       for (const work of leavings) await work();
-      for (const link of [...links]) {
+      for (const link of [...links, ...tunnels]) {
         if (link instanceof StreamLink) link.end();
         else link.end(1001, 'going away');
       }
     };
     await Promise.all([leave(), settled(graceMs, lingerMs)]);
     for (const app of apps) app.close();
+    bystander?.close();
     clearInterval(sweep);
   };
 
@@ -770,28 +855,39 @@ export const createServer = (options: ServerOptions): Server => {
   };
 
   return {
-    route: (method, pattern, run, more) => router.add(method, pattern, routeOf(pattern, run, more)),
+    route(method, pattern, run, more) {
+      const route = routeOf(pattern, run, more);
+      router.add(method, pattern, route);
+      const isLiteral = method === 'GET' && !pattern.includes(':') && isPlainPath(pattern);
+      if (isLiteral && sockets.find('GET', pattern).outcome !== 'found') literals.set(pattern, route);
+    },
     socket(pattern, run) {
+      literals.delete(pattern);
       sockets.add('GET', pattern, routeOf(pattern, run, { bodyBytesMax: 0 }));
       socketPatterns.push(pattern);
-      for (const app of apps) openSockets(app, pattern, OWN_SOCKETS);
+      for (const app of apps) openSockets(app, pattern, ownSockets);
     },
     otherwise(run, more) {
       otherwise = routeOf('otherwise', run, more);
     },
     async listen() {
-      token = await listenOn(apps[0]!, port);
+      bystander = await openBystander(uws);
+      token = await listenOn(apps[0]!, port).catch((error) => {
+        bystander?.close();
+        throw error;
+      });
       listeningPort = uws.us_socket_local_port(token);
       sweep = setInterval(() => {
         const nowMs = performance.now();
-        for (const link of links)
-          if (link.slowSinceMs > 0 && nowMs - link.slowSinceMs > slowReaderMs) link.cut();
+        for (const some of [slow, tunnels])
+          for (const link of some)
+            if (link.slowSinceMs > 0 && nowMs - link.slowSinceMs > slowReaderMs) cutSlow(link);
         for (const some of watched) if (some.isLate(nowMs)) some.cut();
       }, SWEEP_MS);
       sweep.unref();
       return { port: listeningPort };
     },
-    load: () => ({ connections: connectionCount, requests: pendingCount }),
+    load: () => ({ connections: connectionCount, requests: pendingCount - arrivingCount }),
     drain() {
       draining = true;
     },

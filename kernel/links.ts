@@ -2,7 +2,7 @@
 // These are the only long-lived objects of a server, up to 19,000 in a process, so they hold nothing of the request
 // they came from. Made and found again by kernel/http.ts alone.
 
-import { Outbox } from './outbox.ts';
+import { type BoxKeeper, Outbox } from './outbox.ts';
 import type { EventStream, Socket, Stream, Upgrade } from './server.ts';
 
 /** What a stream needs of a native response. Writes outside of `cork` cost a system call for each piece. */
@@ -12,6 +12,14 @@ type StreamWire = {
   end(body: undefined, closeConnection: boolean): unknown;
   close(): unknown;
   cork(work: () => void): unknown;
+  onAborted(left: () => void): unknown;
+  onWritable(writable: () => boolean): unknown;
+};
+
+/** What a server does for all of its links. */
+export type LinkKeeper = BoxKeeper & {
+  /** Told once, when one is closed, whoever closed it. */
+  over(link: StreamLink | SocketLink): void;
 };
 
 /** What a socket needs of a native WebSocket. */
@@ -33,24 +41,57 @@ const writeCorked = (): void => {
 /** A comment of the event-stream format: opens the body, and pushes out what the socket still holds. */
 export const COMMENT = ':\n\n';
 
-export class StreamLink extends Outbox implements EventStream {
+// What a stream says while it opens is one write. Only one opens at a time.
+let opening: StreamLink | undefined;
+let openingText = '';
+
+export class StreamLink extends Outbox<LinkKeeper> implements EventStream {
   private readonly wire: StreamWire;
-  private readonly over: (link: StreamLink) => void;
+  private isDrainedByUs = false;
   readonly route: Stream;
 
-  constructor(wire: StreamWire, route: Stream, over: (link: StreamLink) => void) {
-    super();
+  constructor(wire: StreamWire, route: Stream, keeper: LinkKeeper) {
+    super(keeper);
     this.wire = wire;
     this.route = route;
-    this.over = over;
+    // Bound, and no closure: that keeps everything alive that its neighbours see, for as long as the fan waits.
+    wire.onAborted(this.finish.bind(this));
+  }
+
+  /** Runs what opens the stream, inside the cork of its head. */
+  open(): void {
+    opening = this;
+    openingText = COMMENT;
+    try {
+      this.route.open(this);
+    } finally {
+      opening = undefined;
+      if (!this.closed && !this.wire.write(openingText)) {
+        this.drainByUs();
+        this.slowed();
+      }
+    }
   }
 
   protected override put(frame: string): boolean {
+    if (opening === this) {
+      openingText += frame;
+      return true;
+    }
     corkedWire = this.wire;
     corkedFrame = frame;
     this.wire.cork(writeCorked);
     corkedWire = undefined;
+    corkedFrame = '';
+    if (!corkedOk) this.drainByUs();
     return corkedOk;
+  }
+
+  /** Asked for by the few that become slow: the handler of everyone else would be a closure and a native object each. */
+  private drainByUs(): void {
+    if (this.isDrainedByUs) return;
+    this.isDrainedByUs = true;
+    this.wire.onWritable(() => this.writable());
   }
 
   /** With a writable handler the library no longer drains by itself: only a write does, hence the comment. */
@@ -61,7 +102,7 @@ export class StreamLink extends Outbox implements EventStream {
 
   end(): void {
     if (this.closed) return;
-    const last = this.takeAll().join('');
+    const last = (opening === this ? openingText : '') + this.takeAll().join('');
     this.wire.cork(() => {
       if (last !== '') this.wire.write(last);
       // Told to close as well, the library would write that header now, in the middle of the body.
@@ -79,19 +120,18 @@ export class StreamLink extends Outbox implements EventStream {
     if (this.closed) return;
     this.closed = true;
     this.takeAll();
-    this.over(this);
+    this.keeper.recovered(this);
+    this.keeper.over(this);
   }
 }
 
-export class SocketLink extends Outbox implements Socket {
-  private readonly over: (link: SocketLink) => void;
+export class SocketLink extends Outbox<LinkKeeper> implements Socket {
   private native: SocketWire | undefined;
   readonly route: Upgrade;
 
-  constructor(route: Upgrade, over: (link: SocketLink) => void) {
-    super();
+  constructor(route: Upgrade, keeper: LinkKeeper) {
+    super(keeper);
     this.route = route;
-    this.over = over;
   }
 
   attach(native: SocketWire): void {
@@ -125,6 +165,7 @@ export class SocketLink extends Outbox implements Socket {
     this.closed = true;
     this.native = undefined;
     this.takeAll();
-    this.over(this);
+    this.keeper.recovered(this);
+    this.keeper.over(this);
   }
 }

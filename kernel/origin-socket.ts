@@ -11,6 +11,7 @@ import { request as secureRequest } from 'node:https';
 import type { Duplex } from 'node:stream';
 import { Refusal } from './errors.ts';
 import { closePayload, createFrameReader, maskedFrame, OPCODE } from './frames.ts';
+import type { FlatHeaders } from './head.ts';
 
 type HeaderPairs = [name: string, value: string][];
 
@@ -136,7 +137,7 @@ export const openOriginSocket = (ask: {
   origin: string;
   path: string;
   /** Without those of the handshake. */
-  headers: readonly (readonly [name: string, value: string])[];
+  headers: FlatHeaders;
   /** What the fan's side can speak; the origin may choose one. */
   protocols: readonly string[];
   timeoutMs: number;
@@ -168,7 +169,7 @@ export const openOriginSocket = (ask: {
           ...['host', url.host, 'connection', 'Upgrade', 'upgrade', 'websocket'],
           ...['sec-websocket-version', '13', 'sec-websocket-key', key],
           ...(ask.protocols.length === 0 ? [] : ['sec-websocket-protocol', ask.protocols.join(', ')]),
-          ...ask.headers.flat(),
+          ...ask.headers,
         ] as unknown as Record<string, string>, // The list form is documented; the types know only the other.
       });
     } catch (cause) {

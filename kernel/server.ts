@@ -78,7 +78,12 @@ export type RouteOptions = {
   bodyBytesMax?: number;
   /** Runs before the body has come, and takes it in pieces: `request.upload` instead of `request.body`. */
   isStreamed?: boolean;
+  /** Asked of each request as soon as its head is read; what it answers is sent at once, and the route never runs. */
+  refuse?: Refuse;
 };
+
+/** `close` also gives the connection up, and whatever was sent on it behind this request. */
+export type Refuse = (request: Request) => { answer: Answer; close: boolean } | undefined;
 
 export type Server = {
   /** Patterns are literal segments and `:name`. A known path with another method answers 405 with Allow. */
@@ -88,7 +93,7 @@ export type Server = {
   otherwise(run: OtherwiseHandler, options?: RouteOptions): void;
   /** Rejects with a sentence that names the port when it cannot be had. */
   listen(): Promise<{ port: number }>;
-  /** Connections that are open, and requests that wait for something (a body, Redis, an origin). */
+  /** Connections that are open, and requests that wait for us (for Redis, an origin), not we for them. */
   load(): Load;
   /** From now on each answer asks its client to take another connection, so that a balancer's move elsewhere. */
   drain(): void;
@@ -140,6 +145,12 @@ export type ServerOptions = {
   /** Speaks TLS 1.2 and 1.3, and nothing else. */
   tls?: TlsFiles;
   guard?: Guard;
+  /** Most bytes of kept frames that wait for one slow reader; whoever would need more is cut. Default 16 KiB. */
+  slowReaderBytesMax?: number;
+  /** Told of frames that were replaced by newer ones, and of readers that were cut. */
+  slowReaders?: { dropped(bytes: number): void; cut(): void };
+  /** Longest message of our own WebSockets; default 4 KiB. A longer one closes its connection. */
+  messageBytesMax?: number;
   /** Longest message of a WebSocket that is passed through; default 1 MiB. Those of our own sockets are short. */
   tunnelBytesMax?: number;
   /** Added to every answer (security headers). */

@@ -7,8 +7,11 @@ import type { Log } from './log.ts';
 import type { Redis } from './redis.ts';
 
 export type Follower = {
-  /** Begins to follow a stream from the present, or from its first record. Resolves once the cursor stands. */
-  add(key: string, from?: 'present' | 'start'): Promise<void>;
+  /**
+   * Begins to follow a stream from the present, or from its first record. Resolves with the cursor once it stands: the id
+   * of the last record that will not be given.
+   */
+  add(key: string, from?: 'present' | 'start'): Promise<string>;
   remove(key: string): void;
   stop(): void;
 };
@@ -94,7 +97,9 @@ export const followStreams = (options: {
 
   return {
     async add(key, from = 'present') {
-      if (!cursors.has(key)) cursors.set(key, from === 'start' ? '0-0' : await newest(key));
+      const cursor = cursors.get(key) ?? (from === 'start' ? '0-0' : await newest(key));
+      if (!cursors.has(key)) cursors.set(key, cursor);
+      return cursor;
     },
     remove: (key) => {
       cursors.delete(key);

@@ -245,8 +245,8 @@ export const createTracer = (options: {
                 : {
                     ...ask,
                     headers: [
-                      ...ask.headers.filter(([name]) => name !== 'traceparent'),
-                      ['traceparent', traceparentOf({ ...span.trace, spanId: span.spanId })],
+                      ...ask.headers.filter((_, index, flat) => flat[index - (index % 2)] !== 'traceparent'),
+                      ...['traceparent', traceparentOf({ ...span.trace, spanId: span.spanId })],
                     ],
                   },
             ),

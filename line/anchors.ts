@@ -1,6 +1,6 @@
 // Which fixed scores the next snapshot counts before, and what is told at them.
 //
-// The problem: ten million people want to know where they stand, every second, and Redis may count at some 500
+// The problem: ten million people want to know where they stand, every second, and Redis may count at some hundreds of
 // scores only. Between two of them, `low` and `high`, somebody with a number x is told
 //
 //     min(rank(high), rank(low) + x - low)        the most there can be: numbers are whole and unique
@@ -17,12 +17,20 @@
 // truth by the time a lot is listed exactly.
 //
 // Anchors stay until the head passes them or until they say nothing, and are chosen by a pure function of the last
-// snapshot, so that any dispatcher goes on from any other's.
+// snapshot, so that any dispatcher goes on from any other's. Only a few are counted each time: some spread evenly,
+// those that are new, and those that are least sure (line/bounds.ts says what is known of the others).
 
 import { aheadOf, type Curve, firstKnot, type Knot, lowerBound } from './position.ts';
 
 /** The part of a snapshot that anchors are chosen from. */
-export type Ranked = Curve & { nextNumber: number; waiting: number; parked: number; listedTo: number };
+export type Ranked = Curve & {
+  nextNumber: number;
+  waiting: number;
+  parked: number;
+  listedTo: number;
+};
+/** With how sure each anchor is. */
+export type Weighed = Ranked & { unsure: readonly number[] };
 
 /** Of the rank: how much a position may err by where nothing else limits it. p99 is promised at 0.5 %. */
 const TOLERANCE = 0.0045;
@@ -113,7 +121,8 @@ const saysNothing = (low: Knot, at: Knot, high: Knot): boolean => {
   return low.score >= 0 && ((isFull(low, at) && isFull(at, high)) || low.rank === high.rank);
 };
 
-type Plan = { staying: number[]; added: number[] };
+/** `tolerance` is what the intervals may err by so that there are not too many anchors. */
+type Plan = { staying: number[]; added: number[]; tolerance: number };
 
 const planOf = (ranked: Ranked, anchorsMax: number): Plan => {
   const all = knotsOf(ranked);
@@ -130,20 +139,19 @@ const planOf = (ranked: Ranked, anchorsMax: number): Plan => {
     .slice(1)
     .map(({ score }) => score)
     .filter((score) => score < end || ranked.anchors.includes(score));
-  let added: number[] = [];
-  for (let tolerance = toleranceOf(ranked.waiting + ranked.parked), tries = 0; tries < 40; tries += 1) {
-    added = [];
+  let tolerance = toleranceOf(ranked.waiting + ranked.parked);
+  for (let tries = 0; tries < 40; tries += 1) {
+    const added: number[] = [];
     for (let index = 1; index < knots.length; index += 1)
       added.push(...divided(knots[index - 1]!, knots[index]!, tolerance));
-    if (staying.length + added.length <= anchorsMax) break;
+    if (staying.length + added.length <= anchorsMax) return { staying, added, tolerance };
     tolerance *= 1.2;
-    added = [];
   }
-  return { staying, added };
+  return { staying, added: [], tolerance };
 };
 
 /**
- * The scores to count before next, ascending: those that stay and those that divide what errs too much. When they
+ * All anchors of the next snapshot, ascending: those that stay and those that divide what errs too much. When they
  * would be more than `anchorsMax`, all tolerances grow together.
  */
 export const planAnchors = (ranked: Ranked, anchorsMax: number): number[] => {
@@ -151,21 +159,106 @@ export const planAnchors = (ranked: Ranked, anchorsMax: number): number[] => {
   return [...new Set([...staying, ...added])].sort((a, b) => a - b);
 };
 
+/** Anchors counted each time, evenly spread: whoever left between two of them is what is not known of the others. */
+const SPREAD = 24;
+/** New anchors at once; there is one in each that errs too much, and what is left comes with the next snapshot. */
+const NEW_MAX = 24;
+/** How much too high an anchor's rank may be known, beside what its intervals err by; one or two places always. */
+const UNSURE_MAX = 0.002;
+const isUnsure = (unsure: number, rank: number): boolean => unsure > Math.max(2, UNSURE_MAX * rank);
+
+/** Of each of so many equal parts the one that is surest, the first where several are; and the very last. */
+const spreadOver = (anchors: readonly Surety[]): Surety[] => {
+  const spread: Surety[] = [];
+  for (let part = 0; part < SPREAD; part += 1) {
+    const from = Math.floor((part * anchors.length) / SPREAD);
+    const to = Math.floor(((part + 1) * anchors.length) / SPREAD);
+    let surest = anchors[from]!;
+    for (let index = from; index < to; index += 1)
+      if (anchors[index]!.unsure < surest.unsure) surest = anchors[index]!;
+    spread.push(surest);
+  }
+  spread.push(anchors[anchors.length - 1]!);
+  return spread;
+};
+type Surety = { score: number; unsure: number; share: number };
+
+const evenly = (scores: readonly number[], countMax: number): number[] =>
+  scores.length <= countMax
+    ? [...scores]
+    : Array.from({ length: countMax }, (_, index) => scores[Math.floor((index * scores.length) / countMax)]!);
+
+/**
+ * The next snapshot's anchors: those to count, at most `countsMax`, and those that are kept as they are known.
+ * Both ascending.
+ */
+export const planCounts = (
+  ranked: Weighed,
+  { anchorsMax, countsMax }: { anchorsMax: number; countsMax: number },
+): { counted: number[]; kept: number[] } => {
+  const all = planAnchors(ranked, anchorsMax);
+  if (all.length <= countsMax) return { counted: all, kept: [] };
+  const index = new Map(ranked.anchors.map((score, at) => [score, at]));
+  const known: Surety[] = [];
+  const unknown: number[] = [];
+  for (const score of all) {
+    const at = index.get(score);
+    const unsure = at === undefined ? undefined : ranked.unsure[at];
+    if (at === undefined || unsure === undefined) unknown.push(score);
+    else known.push({ score, unsure, share: unsure / (ranked.ranks[at]! + 1) });
+  }
+  // Nothing to go on from: all are counted at once.
+  if (known.length <= SPREAD) return { counted: evenly(all, anchorsMax), kept: [] };
+  const counted = new Set(spreadOver(known).map(({ score }) => score));
+  for (const score of evenly(unknown, NEW_MAX)) counted.add(score);
+  const least = known.filter(({ share }) => share > 0).sort((a, b) => b.share - a.share);
+  for (const { score } of least) {
+    if (counted.size >= countsMax) break;
+    counted.add(score);
+  }
+  return {
+    counted: [...counted].sort((a, b) => a - b),
+    kept: known.map(({ score }) => score).filter((score) => !counted.has(score)),
+  };
+};
+
 /** So many anchors more are worth counting again at once; fewer come with the next snapshot … */
 const WORTH_A_ROUND = 16;
 /** … unless some interval errs by more than this many times what it may. */
 const MUCH = 1.2;
 
-/** Whether a snapshot errs so much that it is worth counting again at better scores before anyone sees it. */
-export const isCoarse = (ranked: Ranked, anchorsMax: number): boolean => {
-  const { added } = planOf(ranked, anchorsMax);
-  if (added.length === 0 || added.length > WORTH_A_ROUND) return added.length > 0;
-  const tolerance = MUCH * toleranceOf(ranked.waiting + ranked.parked);
+/** Whether some interval errs by more than this share of its rank, or two places. */
+const errsBeyond = (ranked: Ranked, share: number): boolean => {
   const knots = knotsOf(ranked);
   return knots.some((high, index) => {
     const low = knots[index - 1];
-    return low !== undefined && low.score >= 0 && boundOf(low, high) > Math.max(2, tolerance * low.rank);
+    return low !== undefined && low.score >= 0 && boundOf(low, high) > Math.max(2, share * low.rank);
   });
+};
+
+/** Whether a first snapshot errs so much that it is worth counting again at better scores before anyone sees it. */
+export const isCoarse = (ranked: Ranked, anchorsMax: number): boolean => {
+  const { added } = planOf(ranked, anchorsMax);
+  if (added.length === 0 || added.length > WORTH_A_ROUND) return added.length > 0;
+  return errsBeyond(ranked, MUCH * toleranceOf(ranked.waiting + ranked.parked));
+};
+
+/**
+ * So many times what it may can an interval of a later snapshot err by for a second or two, until new anchors come in
+ * their turn: when all stand at its end that is 1.1 %, and with what its anchors are unsure of still below 1.5 %.
+ */
+const SHORTLY = 1.7;
+/**
+ * Whether a snapshot that goes on from another is not to be told as it is, and some more are counted at once. What
+ * more anchors than there may be would have to mend is no reason.
+ */
+export const isPoor = (ranked: Weighed, anchorsMax: number): boolean => {
+  const { anchors, ranks, unsure, waiting, parked } = ranked;
+  const areUnsure = anchors.some((_, index) => isUnsure(unsure[index] ?? 0, ranks[index]!));
+  if (areUnsure) return true;
+  // Mostly the smallest tolerance is kept to, and nothing has to be planned to know it.
+  if (!errsBeyond(ranked, SHORTLY * toleranceOf(waiting + parked))) return false;
+  return errsBeyond(ranked, SHORTLY * planOf(ranked, anchorsMax).tolerance);
 };
 
 /**

@@ -1,15 +1,16 @@
 // Whose place a request speaks for. Identity comes from a verified user token, a signed visitor cookie or a signed
-// receipt, never from anything else in the request. When several are shown, the one that holds a place wins; when
+// receipt (given, in a cookie, or in a header where cookies do not come along), never from anything else in the request. When several are shown, the one that holds a place wins; when
 // several hold one, the place that is furthest on (docs/decisions/0010-who-a-request-speaks-for.md).
 
 import { Refusal } from '../kernel/errors.ts';
 import type { Request } from '../kernel/http.ts';
 import type { PlaceId, RoomId, VisitorId } from '../kernel/ids.ts';
 import { createMac } from '../kernel/mac.ts';
-import { orUnavailable, type Redis } from '../kernel/redis.ts';
+import { orUnavailable } from '../kernel/redis.ts';
 import type { Tokens } from '../kernel/token.ts';
-import { type Looked, look, roomKeys } from '../lua/room.ts';
-import { type Receipt, readReceipt } from './receipt.ts';
+import type { Looked } from '../lua/room.ts';
+import type { Looks } from './looks.ts';
+import { claimsPlace, RECEIPT_HEADER, type Receipt, readReceipt } from './receipt.ts';
 import type { Snapshot } from './snapshot.ts';
 import type { Users } from './users.ts';
 import { type CookieNames, newVisitor, placeIdOf, readVisitor } from './visitor.ts';
@@ -21,9 +22,12 @@ export type Identity = {
   /** The visitor cookie is missing or older than a day: set it. */
   renewCookie: boolean;
   placeId: PlaceId;
-  receipt: Receipt | undefined;
+  /** The receipt of this place, if a true one was shown; checked when it is asked for, because it hardly ever is. */
+  receipt: () => Receipt | undefined;
   /** The place as it was found, when it had to be looked up to decide. */
   looked: Looked | undefined;
+  /** When the user token runs out that this was decided by, in ms since 1970; 0 where there was none. */
+  userUntilMs: number;
 };
 
 /** What stands before the check of a signature, which costs some 200 µs: told of every token that fails. */
@@ -39,8 +43,19 @@ export type Identifier = {
    * a sign-in of its own, a token that is not for us is no fault (`foreignTokens`): the header is passed on to it.
    */
   visitorOf(request: Request, options: { foreignTokens: boolean }): Promise<VisitorId | undefined>;
+  /** Whether the request shows anything but a visitor cookie that `visitorOf` would have to look at. */
+  showsToken(request: Request): boolean;
   identify(request: Request, room: RoomId, snapshot: Snapshot, given?: Receipt): Promise<Identity>;
 };
+
+const usableIn = (room: RoomId, sale: number, receipt: Receipt | undefined): Receipt | undefined =>
+  receipt?.room === room && receipt.sale === sale ? receipt : undefined;
+
+const noReceipt = (): undefined => undefined;
+const readLater =
+  (tokens: Tokens, text: string, room: RoomId, sale: number): (() => Receipt | undefined) =>
+  () =>
+    usableIn(room, sale, readReceipt(tokens, text));
 
 type Held = Looked & { outcome: 'held' };
 
@@ -59,7 +74,7 @@ const isFurther = (a: Held, b: Held): boolean =>
   STATE_RANK[a.state] === STATE_RANK[b.state] ? a.score < b.score : STATE_RANK[a.state] < STATE_RANK[b.state];
 
 export const createIdentifier = (options: {
-  redis: Redis;
+  looks: Looks;
   tokens: Tokens;
   /** Undefined where the configuration names no keys of user tokens: then nobody is a verified user. */
   users: Users | undefined;
@@ -67,13 +82,14 @@ export const createIdentifier = (options: {
   visitorDays: number;
   nowMs: () => number;
 }): Identifier => {
-  const { redis, tokens, users, names, visitorDays, nowMs } = options;
+  const { looks, tokens, users, names, visitorDays, nowMs } = options;
   const salt = createMac(tokens.derive('place-salt'));
 
   const anonymousOf = (request: Request) =>
     readVisitor(tokens, request.cookie(names.visitor), { nowMs: nowMs(), lifeDays: visitorDays });
 
   return {
+    showsToken: (request) => users?.shows(request) === true,
     async visitorOf(request, { foreignTokens }) {
       try {
         const user = await users?.userOf(request, { lenient: true });
@@ -86,21 +102,28 @@ export const createIdentifier = (options: {
 
     async identify(request, room, snapshot, given) {
       const { identity, sale } = snapshot.settings;
-      const user =
+      const verified =
         identity === 'anonymous'
           ? undefined
-          : await users?.userOf(request, { lenient: identity === 'optional' });
+          : await users?.verifiedOf(request, { lenient: identity === 'optional' });
+      const user = verified?.visitor;
+      const userUntilMs = verified?.expiresAtMs ?? 0;
       if (identity === 'required' && user === undefined) throw new Refusal('token-missing');
       const cookie = anonymousOf(request);
-      const fromCookie = readReceipt(tokens, request.cookie(names.receipt(room)) ?? '');
-      const usable = (receipt: Receipt | undefined) =>
-        receipt !== undefined && receipt.room === room && receipt.sale === sale ? receipt : undefined;
-      const receipt = usable(given) ?? usable(fromCookie);
-
+      const receiptText = request.cookie(names.receipt(room)) ?? request.header(RECEIPT_HEADER);
       const visitor = user ?? cookie?.visitor ?? newVisitor();
       const isNew = user === undefined && cookie === undefined;
       const renewCookie = user === undefined && (cookie === undefined || cookie.stale);
       const own = placeIdOf(salt, { room, sale, visitor });
+      const shown = receiptText === undefined ? noReceipt : readLater(tokens, receiptText, room, sale);
+      // The usual one is of the visitor's own place: nothing hangs on it but what is restored when Redis has lost that.
+      const isOwn =
+        given === undefined &&
+        receiptText !== undefined &&
+        claimsPlace(receiptText, { room, sale, placeId: own });
+      const receipt = isOwn ? undefined : (usableIn(room, sale, given) ?? shown());
+      const proof = isOwn ? shown : () => receipt;
+      const proved = isOwn ? own : receipt?.placeId;
       // In a room that asks for a verified user, only that user's own place counts.
       if (identity === 'required')
         return {
@@ -108,8 +131,20 @@ export const createIdentifier = (options: {
           isNew,
           renewCookie,
           placeId: own,
-          receipt: receipt?.placeId === own ? receipt : undefined,
+          receipt: proved === own ? proof : noReceipt,
           looked: undefined,
+          userUntilMs,
+        };
+      // Somebody new, mostly: there is one place it can be.
+      if (receipt === undefined && (user === undefined || cookie === undefined))
+        return {
+          visitor,
+          isNew,
+          renewCookie,
+          placeId: own,
+          receipt: proved === own ? proof : noReceipt,
+          looked: undefined,
+          userUntilMs,
         };
       const candidates = new Set<PlaceId>([own]);
       if (receipt !== undefined) candidates.add(receipt.placeId);
@@ -122,7 +157,7 @@ export const createIdentifier = (options: {
         const found = await Promise.all(
           [...candidates].map(async (candidate) => ({
             candidate,
-            found: await orUnavailable(look.run(redis, roomKeys(room), { placeId: candidate })),
+            found: await orUnavailable(looks.at(room, candidate)),
           })),
         );
         for (const { candidate, found: one } of found) {
@@ -139,8 +174,9 @@ export const createIdentifier = (options: {
         isNew,
         renewCookie,
         placeId,
-        receipt: receipt?.placeId === placeId ? receipt : undefined,
+        receipt: proved === placeId ? proof : noReceipt,
         looked,
+        userUntilMs,
       };
     },
   };

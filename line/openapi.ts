@@ -226,7 +226,7 @@ const setCookie = { 'Set-Cookie': 'The visitor, the receipt or the session, each
 const stream = (says: string): Reply => ({ says, type: 'text/event-stream', schema: text() });
 const page = (says: string): Reply => ({ says, type: 'text/html', schema: text() });
 const STREAM_WORDS =
-  'Messages: `position` (where one stands, as in Place), `state`, `promoted` (`claimToken`, `deadlineMs`), `notice` and `ended` (`reason`). Only `promoted` and `ended` are sure to arrive; between the others the newest counts.';
+  'Messages: `state` first, `position` (where one stands, as in Place), `promoted` (`claimToken`, `deadlineMs`), `notice` and `ended` (`reason`); all of them with examples, and the close codes, in docs/reference/messages.md. Of positions only the newest counts.';
 
 const operations: readonly Operation[] = [
   {
@@ -247,6 +247,7 @@ const operations: readonly Operation[] = [
   {
     ...{ method: 'get', path: '/v1/rooms/:room/places/me', id: 'place', tag: 'line' },
     says: 'Where one stands. Ask again after `pollAfterMs`.',
+    more: 'Where cookies do not come along, the receipt is shown in the header `Place-Receipt`, here and on streams.',
     needs: ['visitor'],
     replies: { 200: json('The place.', ref('Place'), setCookie) },
     refusals: [
@@ -266,8 +267,11 @@ const operations: readonly Operation[] = [
     says: 'What happens to one’s place, as server-sent events.',
     more: STREAM_WORDS,
     needs: ['visitor'],
-    replies: { 200: stream('Each event has its type as `event` and JSON as `data`.') },
-    refusals: [...OF_ROOM, ...OF_VISITOR, 'place-missing', 'overloaded', 'too-many-streams'],
+    replies: {
+      200: stream('Each event has its type as `event` and JSON as `data`.'),
+      204: { says: 'The visit is over, or the sale: do not ask again. An EventSource stops by itself.' },
+    },
+    refusals: [...OF_ROOM, ...OF_VISITOR, 'place-missing', 'streams-full', 'too-many-streams'],
   },
   {
     ...{ method: 'get', path: '/v1/rooms/:room/socket', id: 'socket', tag: 'line' },
@@ -277,7 +281,13 @@ const operations: readonly Operation[] = [
     replies: { 101: { says: 'It is open. Nothing that is sent over it is read.' } },
     refusals: [
       ...[...OF_ROOM, ...OF_VISITOR],
-      ...(['upgrade-required', 'origin-refused', 'place-missing', 'overloaded', 'too-many-streams'] as const),
+      ...([
+        'upgrade-required',
+        'origin-refused',
+        'place-missing',
+        'streams-full',
+        'too-many-streams',
+      ] as const),
     ],
   },
   {

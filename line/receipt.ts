@@ -5,6 +5,12 @@
 import { type PlaceId, parsePlaceId, parseRoomId, type RoomId } from '../kernel/ids.ts';
 import type { Field, Tokens } from '../kernel/token.ts';
 
+/**
+ * Where a page shows its receipt when cookies of ours do not come along: pages of another site, browsers that take no
+ * cookies. Never in an address, because addresses are logged.
+ */
+export const RECEIPT_HEADER = 'place-receipt';
+
 export type Receipt = {
   room: RoomId;
   sale: number;
@@ -66,33 +72,48 @@ export const signClaim = (tokens: Tokens, c: Claim): string =>
   tokens.sign('claim', [c.room, c.sale, c.placeId, c.number, c.deadlineMs, c.epoch]);
 
 /** Room, sale, placeId and number stand first in all three; the rest are whole numbers. */
-const readVisit = (fields: Field[] | undefined, length: number) => {
-  if (fields === undefined || fields.length !== length) return undefined;
-  const [roomText, sale, placeText, number, ...rest] = fields;
-  const room = parseRoomId(roomText);
-  const placeId = parsePlaceId(placeText);
-  if (room === undefined || placeId === undefined || typeof sale !== 'number' || typeof number !== 'number')
-    return undefined;
-  const numbers = rest.filter((field): field is number => typeof field === 'number');
-  return numbers.length === rest.length ? { room, sale, placeId, number, rest: numbers } : undefined;
+type Visit6 = [room: RoomId, sale: number, placeId: PlaceId, number: number, number, number];
+type Visit8 = [...Visit6, number, number];
+// Checked where they are: requests by the thousand pay for every list that is taken apart and made anew.
+const isVisit = <V extends Visit6 | Visit8>(
+  fields: Field[] | undefined,
+  length: V['length'],
+): fields is V => {
+  if (fields === undefined || fields.length !== length) return false;
+  for (let index = 1; index < length; index += 1)
+    if (index !== 2 && typeof fields[index] !== 'number') return false;
+  return parseRoomId(fields[0]) !== undefined && parsePlaceId(fields[2]) !== undefined;
+};
+
+/**
+ * Whether a receipt, true or forged, is of this place: said of its text alone, for a tenth of the price of reading it.
+ * (RFC 4648: base64 writes three bytes at a time. The one or two that are left over are behind the id.)
+ */
+export const claimsPlace = (
+  text: string,
+  { room, sale, placeId }: { room: RoomId; sale: number; placeId: PlaceId },
+): boolean => {
+  const start = `["${room}",${sale},"${placeId}",`;
+  const whole = Buffer.from(start, 'latin1').toString('base64url', 0, start.length - (start.length % 3));
+  return text.startsWith(whole, text.indexOf('.') + 1);
 };
 
 export const readReceipt = (tokens: Tokens, text: string): Receipt | undefined => {
   const honest = tokens.verify('receipt', text);
-  const read = readVisit(honest ?? tokens.verify('receipt-withheld', text), 6);
-  if (read === undefined) return undefined;
-  const { rest, ...visit } = read;
-  return { ...visit, score: rest[0]!, epoch: rest[1]!, withheld: honest === undefined };
+  const read = honest ?? tokens.verify('receipt-withheld', text);
+  if (!isVisit<Visit6>(read, 6)) return undefined;
+  const [room, sale, placeId, number, score, epoch] = read;
+  return { room, sale, placeId, number, score, epoch, withheld: honest === undefined };
 };
 export const readSession = (tokens: Tokens, text: string): Session | undefined => {
-  const read = readVisit(tokens.verify('session', text), 8);
-  if (read === undefined) return undefined;
-  const { rest, ...visit } = read;
-  return { ...visit, expiresAtMs: rest[0]!, startedAtMs: rest[1]!, epoch: rest[2]!, serial: rest[3]! };
+  const read = tokens.verify('session', text);
+  if (!isVisit<Visit8>(read, 8)) return undefined;
+  const [room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial] = read;
+  return { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial };
 };
 export const readClaim = (tokens: Tokens, text: string): Claim | undefined => {
-  const read = readVisit(tokens.verify('claim', text), 6);
-  if (read === undefined) return undefined;
-  const { rest, ...visit } = read;
-  return { ...visit, deadlineMs: rest[0]!, epoch: rest[1]! };
+  const read = tokens.verify('claim', text);
+  if (!isVisit<Visit6>(read, 6)) return undefined;
+  const [room, sale, placeId, number, deadlineMs, epoch] = read;
+  return { room, sale, placeId, number, deadlineMs, epoch };
 };

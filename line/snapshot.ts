@@ -4,9 +4,10 @@
 
 import type { Measured } from '../lua/room.ts';
 import { needsTail } from './anchors.ts';
+import { type Bounds, boundsAfter } from './bounds.ts';
 import { type Calibration, initialCalibration } from './eta.ts';
 import { type Pace, paceAfter, paceText, parsePace } from './pace.ts';
-import { aheadOf, lowerBound } from './position.ts';
+import { aheadOf, firstKnot, type Knot, lowerBound } from './position.ts';
 import { defaultSettings, parseSettings, type Settings } from './settings.ts';
 
 /** What a loss of Redis's data cost and what came back, since the room was last made again. */
@@ -56,6 +57,12 @@ export type Snapshot = {
   /** Fixed scores, ascending, and how many places (waiting or parked) are told to stand before each. */
   anchors: readonly number[];
   ranks: readonly number[];
+  /** How many more than told may stand before each (lots that are held back), and by how many that may be too many. */
+  held: readonly number[];
+  unsure: readonly number[];
+  /** Places that came back so far: among those who wait, and ahead of them all. */
+  cameAmong: number;
+  cameAhead: number;
   /** Every place up to this score was listed one by one. */
   listedTo: number;
   settings: Settings;
@@ -75,6 +82,10 @@ export const LIST_MAX = 2 * FIRST_MAX;
 const DRAWN_NEAR_MAX = 20_000;
 const EVERYONE = Number.MAX_SAFE_INTEGER;
 const NOBODY = Number.MIN_SAFE_INTEGER;
+
+/** Until the sale opens nobody is told a position, and while it is drawn lots come between others. */
+export const isDrawing = ({ atMs, settings }: Pick<Snapshot, 'atMs' | 'settings'>): boolean =>
+  settings.shuffleAtOpen && atMs < settings.opensAt;
 
 const isDrawn = (method: string): boolean => method === 'random';
 /** Whether each admission is drawn by lot, so that a position in line means nothing. */
@@ -102,61 +113,118 @@ const heldAt = (before: Snapshot | undefined, score: number, rank: number): numb
   return rank > told * (1 + HELD_SHARE) + HELD_PLACES ? rank : Math.min(told, rank);
 };
 
-/** The snapshot before, if what people were told then still binds: same line, and positions were told at all. */
-const bindingOf = (before: Snapshot | undefined, epoch: number, settings: Settings): Snapshot | undefined => {
-  if (before === undefined || before.epoch !== epoch || before.settings.sale !== settings.sale)
-    return undefined;
-  return before.atMs >= settings.opensAt ? before : undefined;
-};
+const isOfLine = (before: Snapshot | undefined, epoch: number, settings: Settings): before is Snapshot =>
+  before?.epoch === epoch && before.settings.sale === settings.sale;
 
-/** The list, the anchors and what is told at them. `scores` are those that `measured.ranks` belong to. */
-const curveOf = (
-  measured: Measured,
-  scores: readonly number[],
-  before: Snapshot | undefined,
-): Pick<Snapshot, 'first' | 'between' | 'parkedBefore' | 'parkedAt' | 'anchors' | 'ranks' | 'listedTo'> => {
+/** The snapshot before, if what people were told then still binds: same line, and positions were told at all. */
+const bindingOf = (before: Snapshot | undefined, epoch: number, settings: Settings): Snapshot | undefined =>
+  isOfLine(before, epoch, settings) && before.atMs >= settings.opensAt ? before : undefined;
+
+/** What was counted before, if it says something of this line now: no lots have been drawn since. */
+const groundOf = (ground: Snapshot | undefined, epoch: number, settings: Settings): Snapshot | undefined =>
+  isOfLine(ground, epoch, settings) && !isDrawing(ground) && !isDrawing({ atMs: ground.atMs, settings })
+    ? ground
+    : undefined;
+
+type Lists = Pick<Snapshot, 'first' | 'between' | 'parkedBefore' | 'parkedAt' | 'listedTo'>;
+
+/** Who is listed one by one, and up to which score. */
+const listsOf = (measured: Measured, before: Snapshot | undefined): Lists => {
   const { listed, between, parkedBefore, parkedAt } = measured;
   const nextNumber = Number(measured.room.get('nextNumber'));
   const exactBefore = before?.first[before.first.length - 1] ?? Number.NEGATIVE_INFINITY;
   let exact = Math.min(FIRST_MAX, listed.length);
   while (exact < listed.length && (listed[exact]! >= 0 || listed[exact]! <= exactBefore)) exact += 1;
-  const first = listed.slice(0, exact);
   const end = listed[listed.length - 1];
   const listedTo = end === undefined || listed.length === measured.waiting ? nextNumber : end;
+  return { first: listed.slice(0, exact), between, parkedBefore, parkedAt, listedTo };
+};
+
+/** The scores to count, and those of the last snapshot's anchors that stay without being counted. */
+export type Plan = { counted: readonly number[]; kept: readonly number[] };
+
+const knotsCounted = (measured: Measured, { counted }: Plan): Knot[] =>
+  counted.map((score, index) => ({ score, rank: measured.ranks[index]! }));
+
+/**
+ * What is known at all anchors of `ground`, the snapshot or the count before, and of `plan`. Undefined where places
+ * came back among the others since, or where `ground` was another line's.
+ */
+const boundsOn = (ground: Snapshot, measured: Measured, plan: Plan, lists: Lists): Bounds[] | undefined => {
+  const field = (name: string): number => Number(measured.room.get(name) ?? 0);
+  if (ground.unsure.length !== ground.anchors.length || field('cameAmong') !== ground.cameAmong)
+    return undefined;
+  const returned = field('cameAhead') - ground.cameAhead;
+  const before: Bounds[] = ground.anchors.map((score, index) => {
+    const most = ground.ranks[index]! + ground.held[index]!;
+    return { score, most, least: most - ground.unsure[index]! };
+  });
+  const isBehind = ({ score }: { score: number }): boolean => score > lists.listedTo;
+  const counted = knotsCounted(measured, plan).filter(isBehind);
+  const wanted = new Set([...plan.kept, ...plan.counted]);
+  const known = before.filter((at) => wanted.has(at.score) && isBehind(at));
+  // The end of both lists is as good as counted.
+  const curve = { ...lists, anchors: [], ranks: [] };
+  const [endBefore, end] = [firstKnot(ground), firstKnot(curve)];
+  if (end !== undefined) counted.push(end);
+  if (end !== undefined && endBefore !== undefined && endBefore.score <= end.score) {
+    known.push({ score: endBefore.score, most: endBefore.rank, least: endBefore.rank });
+    counted.push({ score: endBefore.score, rank: aheadOf(curve, endBefore.score) });
+  }
+  const head = field('head');
+  if (returned < 0 || (returned > 0 && known.some(({ score }) => score <= head))) return undefined;
+  return boundsAfter(known, counted, returned)?.filter((at) => wanted.has(at.score) && isBehind(at));
+};
+
+type Told = Pick<Snapshot, 'anchors' | 'ranks' | 'held' | 'unsure'>;
+
+/** The anchors and what is told at them, by what is known there. */
+const toldAt = (
+  measured: Measured,
+  bounds: readonly Bounds[],
+  lists: Lists,
+  before: Snapshot | undefined,
+): Told => {
+  const { listed, parkedBefore, between } = measured;
+  const { listedTo, first } = lists;
+  const nextNumber = Number(measured.room.get('nextNumber'));
   const anchors: number[] = [];
   const ranks: number[] = [];
-  const add = (score: number, rank: number): void => {
-    anchors.push(score);
+  const held: number[] = [];
+  const unsure: number[] = [];
+  const add = ({ score, most, least }: Bounds): void => {
     // Rounding and holding back never make a curve fall from one score to the next.
-    ranks.push(Math.max(heldAt(before, score, rank), ranks[ranks.length - 1] ?? 0));
+    const rank = Math.max(heldAt(before, score, most), ranks[ranks.length - 1] ?? 0);
+    anchors.push(score);
+    ranks.push(rank);
+    held.push(most - rank);
+    unsure.push(most - least);
   };
-  for (let index = exact; index < listed.length; index += 1)
-    add(listed[index]!, index + parkedBefore + lowerBound(between, listed[index]!));
-  scores.forEach((score, index) => {
-    if (score > listedTo) add(score, measured.ranks[index]!);
-  });
-  const curve = { first, between, parkedBefore, parkedAt, anchors, ranks, listedTo };
-  const total = measured.waiting + measured.parked;
+  const addCounted = (score: number, rank: number): void => add({ score, most: rank, least: rank });
+  for (let index = first.length; index < listed.length; index += 1)
+    addCounted(listed[index]!, index + parkedBefore + lowerBound(between, listed[index]!));
+  for (const at of bounds) if (at.score > listedTo) add(at);
+  const { waiting, parked } = measured;
   if (
     anchors[anchors.length - 1] !== nextNumber + 1 &&
-    (listedTo === nextNumber ||
-      needsTail({ ...curve, nextNumber, waiting: measured.waiting, parked: measured.parked }))
+    (listedTo === nextNumber || needsTail({ ...lists, anchors, ranks, nextNumber, waiting, parked }))
   )
-    add(nextNumber + 1, total);
-  return curve;
+    addCounted(nextNumber + 1, waiting + parked);
+  return { anchors, ranks, held, unsure };
 };
 
 export type Composed = { snapshot: Snapshot; basedOnMs: number; pace: string };
 
 /**
- * The snapshot of what was counted at `scores`, after `before` (undefined: none, or of another process that is
- * gone). Undefined when the settings in Redis are those of a newer version.
+ * The snapshot of what was counted as planned, after `before` (undefined: none, or of another process that is
+ * gone). Anchors that were not counted are known from `ground`: `before`, or a count since that nobody saw.
+ * Undefined when the settings in Redis are those of a newer version; `uncounted` when not all that is kept is known.
  */
 export const composeSnapshot = (
   measured: Measured,
-  scores: readonly number[],
-  before: Snapshot | undefined,
-): Composed | undefined => {
+  plan: Plan,
+  { before, ground }: { before: Snapshot | undefined; ground: Snapshot | undefined },
+): Composed | 'uncounted' | undefined => {
   const { room, atMs } = measured;
   const settings = settingsOf(room.get('settings'));
   if (settings === undefined) return undefined;
@@ -169,6 +237,13 @@ export const composeSnapshot = (
   const earlier = pacedAnew(parsePace(room.get('pace')), same, settings.newUsersPerMinute);
   const pace = paceAfter(earlier, { atMs, passed: field('passedTotal'), moving });
   const initial = initialCalibration;
+  const binding = bindingOf(before, epoch, settings);
+  const lists = listsOf(measured, binding);
+  const firm = groundOf(ground, epoch, settings);
+  const known = firm === undefined ? undefined : boundsOn(firm, measured, plan, lists);
+  if (known === undefined && plan.kept.length > 0) return 'uncounted';
+  const bounds =
+    known ?? knotsCounted(measured, plan).map(({ score, rank }) => ({ score, most: rank, least: rank }));
   const snapshot: Snapshot = {
     atMs,
     epoch,
@@ -205,7 +280,10 @@ export const composeSnapshot = (
       right: field('etaRight'),
       total: field('etaTotal'),
     },
-    ...curveOf(measured, scores, bindingOf(before, epoch, settings)),
+    ...lists,
+    ...toldAt(measured, bounds, lists, binding),
+    cameAmong: field('cameAmong'),
+    cameAhead: field('cameAhead'),
     settings,
   };
   return { snapshot, basedOnMs: field('snapshotAt'), pace: paceText(pace) };
@@ -213,7 +291,7 @@ export const composeSnapshot = (
 /** Some five seconds of a line that moves; before, the settings say more than what was seen. */
 const WEIGHT_MIN = 0.05;
 
-const LISTS = ['first', 'between', 'parkedAt', 'anchors', 'ranks'] as const;
+const LISTS = ['first', 'between', 'parkedAt', 'anchors', 'ranks', 'held', 'unsure'] as const;
 
 /** Lists as text: a third of the time to read, and a quarter less to send, than JSON arrays. */
 export const snapshotText = (snapshot: Snapshot): string => {
@@ -300,6 +378,11 @@ export const parseSnapshot = (json: string): Snapshot | undefined => {
     between: numbers(raw.between),
     anchors,
     ranks,
+    // Written by an older version: nothing is known of what is not counted.
+    held: numbers(raw.held),
+    unsure: numbers(raw.unsure),
+    cameAmong: number('cameAmong'),
+    cameAhead: number('cameAhead'),
     listedTo: number('listedTo'),
     settings,
   };

@@ -41,15 +41,22 @@ export type Users = {
    * cookie and is no good counts as none: a browser sends its cookies long after anybody thought of them.
    */
   userOf(request: Request, options?: { lenient?: boolean }): Promise<VisitorId | undefined>;
+  /** The same, and when the token runs out: for what outlives the request. */
+  verifiedOf(request: Request, options?: { lenient?: boolean }): Promise<Verified | undefined>;
   /** The token that speaks for the request, verified; undefined when none does. Throws as `userOf` when it is too much. */
   tokenOf(request: Pick<Request, 'address' | 'header' | 'cookie'>): Promise<string | undefined>;
+  /** Whether there is a token to look at. */
+  shows(request: Shown): boolean;
   /** Tokens in memory, for tests. */
   size(): number;
 };
 
+/** Who a token speaks for, and until when. */
+export type Verified = { visitor: VisitorId; expiresAtMs: number };
+
 type Shown = Pick<Request, 'address' | 'header' | 'cookie'>;
 type Known = { visitor: VisitorId; expiresAtMs: number; keyId: string };
-type Judged = { outcome: 'user'; visitor: VisitorId } | { outcome: 'refused'; refusal: Refusal };
+type Judged = ({ outcome: 'user' } & Verified) | { outcome: 'refused'; refusal: Refusal };
 
 export const createUsers = (options: {
   tokens: UserTokens;
@@ -66,10 +73,10 @@ export const createUsers = (options: {
   const checking = new Map<string, Promise<UserTokenRead>>();
   const counted = (outcome: string): void => metrics.inc('user_tokens_total', { outcome });
 
-  const recall = (key: string): VisitorId | undefined => {
+  const recall = (key: string): Known | undefined => {
     const known = memory.get(key);
     const isGood = known !== undefined && known.expiresAtMs > nowMs() && tokens.trusts(known.keyId);
-    return isGood ? known.visitor : undefined;
+    return isGood ? known : undefined;
   };
 
   const refused = (code: 'token-expired' | 'sign-in-unavailable' | 'overloaded'): Judged => ({
@@ -79,10 +86,10 @@ export const createUsers = (options: {
 
   const judge = async (request: Shown, token: string): Promise<Judged> => {
     const key = hash('sha256', token, 'base64url');
-    const visitor = recall(key);
-    if (visitor !== undefined) {
+    const known = recall(key);
+    if (known !== undefined) {
       counted('known');
-      return { outcome: 'user', visitor };
+      return { outcome: 'user', visitor: known.visitor, expiresAtMs: known.expiresAtMs };
     }
     toll(request, TOKEN_DEPOSIT);
     let check = checking.get(key);
@@ -105,7 +112,7 @@ export const createUsers = (options: {
       if (user === undefined) throw new Error('the subject of a user token is not in the form of a visitor');
       const { expiresAtMs, keyId } = read;
       memory.set(key, { visitor: user, expiresAtMs, keyId });
-      return { outcome: 'user', visitor: user };
+      return { outcome: 'user', visitor: user, expiresAtMs };
     }
     if (read.outcome === 'expired') return refused('token-expired');
     return {
@@ -118,7 +125,7 @@ export const createUsers = (options: {
   const found = async (
     request: Shown,
     lenient: boolean,
-  ): Promise<{ visitor: VisitorId; token: string } | Refusal | undefined> => {
+  ): Promise<(Verified & { token: string }) | Refusal | undefined> => {
     const header = /^Bearer +(\S+)$/i.exec(request.header('authorization') ?? '')?.[1];
     const inCookie = cookie === '' ? undefined : request.cookie(cookie);
     // The header first: whoever sets it means it. It may also be for the origin and no JWT of ours, and then the
@@ -127,20 +134,27 @@ export const createUsers = (options: {
     for (const token of [header, inCookie]) {
       if (token === undefined || token === '') continue;
       const judged = await judge(request, token);
-      if (judged.outcome === 'user') return { visitor: judged.visitor, token };
+      if (judged.outcome === 'user')
+        return { visitor: judged.visitor, expiresAtMs: judged.expiresAtMs, token };
       const isHabit = lenient && token === inCookie && judged.refusal.code !== 'overloaded';
       if (!isHabit) first ??= judged.refusal;
     }
     return first;
   };
 
+  const verifiedOf: Users['verifiedOf'] = async (request, { lenient = false } = {}) => {
+    const done = await found(request, lenient);
+    if (done instanceof Refusal) throw done;
+    return done;
+  };
+
   return {
+    shows: (request) =>
+      request.header('authorization') !== undefined ||
+      (cookie !== '' && request.cookie(cookie) !== undefined),
     size: () => memory.size,
-    async userOf(request, { lenient = false } = {}) {
-      const done = await found(request, lenient);
-      if (done instanceof Refusal) throw done;
-      return done?.visitor;
-    },
+    verifiedOf,
+    userOf: async (request, more) => (await verifiedOf(request, more))?.visitor,
     async tokenOf(request) {
       const done = await found(request, true);
       if (!(done instanceof Refusal)) return done?.token;

@@ -43,14 +43,6 @@ export type HeldPlace = {
 const count = (reply: Reply, index: number): number => Number(reply[index]);
 // The script contract (header and binding test) fixes which words stand at this position.
 const stateAt = (reply: Reply, index: number): PlaceState => String(reply[index]) as PlaceState;
-const heldOf = (reply: Reply): HeldPlace => ({
-  state: stateAt(reply, 1),
-  number: count(reply, 2),
-  score: count(reply, 3),
-  untilMs: count(reply, 4),
-  epoch: count(reply, 5),
-  missed: reply[6] === 1,
-});
 const idsAt = (reply: Reply, index: number): string[] =>
   Array.isArray(reply[index]) ? reply[index].map(String) : [];
 
@@ -125,22 +117,43 @@ export type Looked =
   | { outcome: 'finished'; number: number }
   | { outcome: 'none'; epoch: number };
 
+/** `at` is one outcome of look: its word and what the header of look.lua says follows it, or a number alone. */
+const lookedAt = (at: Reply | number, epoch: number): Looked => {
+  if (typeof at === 'number')
+    return { outcome: 'held', state: 'waiting', number: at, score: at, untilMs: 0, epoch, missed: false };
+  const [word] = at;
+  switch (word) {
+    case 'held':
+      return {
+        outcome: 'held',
+        state: stateAt(at, 1),
+        number: count(at, 2),
+        score: count(at, 3),
+        untilMs: count(at, 4),
+        epoch,
+        missed: at[5] === 1,
+      };
+    case 'finished':
+      return { outcome: 'finished', number: count(at, 1) };
+    case 'none':
+      return { outcome: 'none', epoch };
+    default:
+      throw new UnknownOutcome('room.look', word);
+  }
+};
+
+export const LOOK_BATCH_MAX = 128;
+
 export const look = script({
   name: 'room.look',
   keys: ['room', 'line', 'parked', 'withheld', 'promoted', 'active', 'places', 'finished'],
-  args: ['placeId'],
-  outcomes: ['unknown', 'held', 'finished', 'none'],
-  read: (reply): Looked => {
-    switch (reply[0]) {
-      case 'held':
-        return { outcome: 'held', ...heldOf(reply) };
-      case 'finished':
-        return { outcome: 'finished', number: count(reply, 1) };
-      case 'none':
-        return { outcome: 'none', epoch: count(reply, 1) };
-      default:
-        return { outcome: 'unknown' };
-    }
+  args: ['...placeIds'],
+  outcomes: ['unknown', 'answered'],
+  read: (reply): Unknown | { outcome: 'answered'; each: Looked[] } => {
+    if (reply[0] !== 'answered') return { outcome: 'unknown' };
+    const epoch = count(reply, 1);
+    // The script answers a list here, of numbers and of lists with a word at their head.
+    return { outcome: 'answered', each: (reply[2] as (Reply | number)[]).map((at) => lookedAt(at, epoch)) };
   },
 });
 

@@ -8,6 +8,8 @@ import { configTable } from '../kernel/config.ts';
 import { errorTable } from '../kernel/errors.ts';
 import { keyTable } from '../kernel/keys.ts';
 import { metricPrefix, metricTable } from '../kernel/metrics.ts';
+import { closeRanges, endings } from '../line/endings.ts';
+import { frameOf, messageTable } from '../line/messages.ts';
 import { createOpenApi } from '../line/openapi.ts';
 import { luaHeaders } from './lua-headers.ts';
 
@@ -88,6 +90,34 @@ const metricsPage = (): string =>
     ),
   );
 
+const messagesPage = (): string =>
+  page(
+    'Messages of a stream',
+    'line/messages.ts` and `line/endings.ts',
+    'What `GET /v1/rooms/:room/events` (server-sent events) and `GET /v1/rooms/:room/socket` (WebSocket, one JSON text a message) say. Both say the same; where an event has `event:` and `id:`, a socket message has the members `type` and `id`. An id is the epoch of the room and the offset in its entry stream; every message has one but `position`. Whoever comes back, with any `Last-Event-ID` or none, is told the present state first and then what is new; nothing old is repeated.',
+    [
+      ...Object.values(messageTable).map(({ when, has, example }) => {
+        const id = example.type === 'position' ? undefined : '1795270000000-1795276800000-0';
+        const shown = (['sse', 'socket'] as const).map(
+          (transport) => `\`\`\`\n${frameOf(transport, example, id).trim()}\n\`\`\``,
+        );
+        return `## ${example.type}\n\n${when}\n\n${has}\n\n${shown.join('\n\n')}`;
+      }),
+      `## How a stream ends\n\n${table(
+        ['reason', 'close code', 'what it means'],
+        Object.entries(endings).map(([word, { code: number, says }]) => [
+          code(word),
+          String(number),
+          cell(says),
+        ]),
+      )}`,
+      `An event stream is told how long to wait by \`retry:\`; a socket by its close code:\n\n${table(
+        ['close codes', 'what the client does'],
+        closeRanges.map(({ from, to, act }) => [from === to ? String(from) : `${from} to ${to}`, cell(act)]),
+      )}`,
+    ].join('\n\n'),
+  );
+
 const scriptsPage = (): string =>
   page(
     'Lua scripts',
@@ -117,6 +147,7 @@ export const referencePages = (): Map<string, string> =>
     ['errors.md', errorsPage()],
     ['keys.md', keysPage()],
     ['metrics.md', metricsPage()],
+    ['messages.md', messagesPage()],
     ['scripts.md', scriptsPage()],
     ['openapi.json', `${JSON.stringify(createOpenApi(), null, 2)}\n`],
   ]);

@@ -212,7 +212,7 @@ t.test('two hundred entries and garbage do no harm', async (t) => {
 });
 
 t.test('no header in which others name an address reaches an origin', async (t) => {
-  let passed: readonly (readonly [string, string])[] = [];
+  let passed: readonly string[] = [];
   const fetcher: Pick<Fetcher, 'send'> = {
     send: async (ask) => {
       passed = ask.headers;
@@ -234,8 +234,6 @@ t.test('no header in which others name an address reaches an origin', async (t) 
   });
   t.ok(headers.length >= 25);
   t.notMatch(JSON.stringify(passed), '203.0.113.66');
-  t.same(
-    passed.filter(([name]) => name === 'x-forwarded-for'),
-    [['x-forwarded-for', '192.0.2.1']],
-  );
+  t.equal(passed[passed.indexOf('x-forwarded-for') + 1], '192.0.2.1');
+  t.equal(passed.filter((text) => text === 'x-forwarded-for').length, 1);
 });

@@ -19,7 +19,7 @@ import { defaultSettings } from '../line/settings.ts';
 import { roomKeys } from '../lua/room.ts';
 import { openStream } from './support/client.ts';
 import { eventually } from './support/eventually.ts';
-import { joinOne } from './support/join.ts';
+import { joinOne } from './support/one.ts';
 import { startRedis, type TestRedis } from './support/redis.ts';
 
 type Got = { status: number; headers: Headers; text: string; body: Record<string, unknown> };
@@ -359,13 +359,14 @@ t.test('the live numbers are at most about a second old and count from the sets'
   t.equal(stream.answered, 200);
   const waiting = await server.client.zcard(roomKeys(ROOM).line);
   await joinOne(server.client, roomKeys(ROOM), { nowMs: '', placeId: 'newcomer________' });
-  const begun = performance.now();
+  // One was perhaps on its way; they come each second.
+  let told = 0;
   for await (const { event, data } of stream) {
     if (event !== 'live') continue;
-    if (JSON.parse(data).waiting === waiting + 1) break;
-    if (performance.now() - begun > 5000) t.fail('the newcomer is not seen');
+    told += 1;
+    if (JSON.parse(data).waiting === waiting + 1 || told > 3) break;
   }
-  t.ok(performance.now() - begun < 2500, 'seen soon');
+  t.ok(told <= 3, `seen in message ${told}`);
   stream.close();
   const history = await call('GET', '/v1/rooms/demo/history?minutes=15', { token: held.viewer });
   t.match(history.body, {

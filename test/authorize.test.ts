@@ -199,6 +199,48 @@ t.test('a session that is used is renewed, by one cookie; ended anywhere, it is 
   );
 });
 
+t.test('what was told of a session is told again, to the same visitor and for ten seconds', async (t) => {
+  const room = await gates.open('again');
+  const { fan } = await gates.inside(room);
+  const toldOf = async (asking: Fan) => {
+    const { status, headers } = await authorize(asking, { uri: room.path });
+    t.equal(status, 204);
+    const context = String(headers['anteroom-context']);
+    return {
+      context,
+      visitor: headers['anteroom-visitor'],
+      read: readContext(gates.tokens, context, Date.now()),
+    };
+  };
+  const first = await toldOf(fan);
+  // By chance the ten seconds of one may end between two questions; those of the next do not, too.
+  const [second, third] = [await toldOf(fan), await toldOf(fan)];
+  t.ok(second.context === first.context || third.context === second.context, 'one signature for several');
+  const other = elsewhere(fan, gates.bases[0]!);
+  const stranger = gates.fan(room);
+  await stranger.join();
+  other.cookies.set('ar_v', stranger.cookies.get('ar_v')!);
+  const theirs = await toldOf(other);
+  t.not(theirs.visitor, first.visitor);
+  t.equal(theirs.read?.visitorId, theirs.visitor, 'another visitor cookie is another context');
+  t.equal((await toldOf(fan)).visitor, first.visitor);
+});
+
+t.test('who is inside and asks far too often is refused, by its own address alone', async (t) => {
+  const few = await startGateways(t, { count: 1, env: { ANTEROOM_INSIDE_PER_SECOND: '1' } });
+  const room = await few.open('often');
+  const { fan } = await few.inside(room);
+  const statuses: number[] = [];
+  for (let index = 0; index < 14; index += 1)
+    statuses.push((await authorize(fan, { uri: room.path })).status);
+  t.same(statuses.slice(0, 10), Array(10).fill(204), 'ten seconds of its rate');
+  t.ok(statuses.includes(429), `then ${statuses.slice(10)}`);
+  await eventually('the gate itself counts in the same place', async () => {
+    const carried = await fan.ask('GET', room.path);
+    return carried.status === 429 && carried.headers.ratelimit?.includes('"inside"') === true;
+  });
+});
+
 t.test('a room without a line lets everyone through, and says so under its own name', async (t) => {
   const room = await gates.open('free', { queueingMethod: 'passthrough' });
   const fan = gates.fan(room);

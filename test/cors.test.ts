@@ -1,7 +1,7 @@
 // What browsers are told: which pages of other origins may read us, and the headers that keep our own pages safe.
 
 import t from 'tap';
-import { createAssets } from '../gateway/page/assets.ts';
+import { CLIENT_PATH, createAssets } from '../gateway/page/assets.ts';
 import { ConfigFault, readConfig } from '../kernel/config.ts';
 import { isWebOrigin } from '../kernel/cors.ts';
 import type { FanAnswer } from './support/fan.ts';
@@ -85,6 +85,32 @@ t.test('a preflight is answered for the methods an address has, to listed origin
   t.equal(other.status, 204);
   t.same(cors(other), {});
 });
+
+t.test(
+  'the browser client has a lasting address that any page may import, packed for whoever takes that',
+  async (t) => {
+    const plain = await ask('GET', CLIENT_PATH, { origin: 'https://anybody.test' });
+    t.match(plain.headers, {
+      'content-type': /^text\/javascript/,
+      'access-control-allow-origin': '*',
+      'cache-control': 'public, max-age=300',
+      vary: 'Accept-Encoding',
+    });
+    t.match(plain.text, 'export const createAnteroom');
+    for (const [accepts, packed] of [
+      ['gzip', 'gzip'],
+      ['br, gzip;q=0.5', 'gzip'],
+      ['br', undefined],
+      ['gzip;q=0', undefined],
+      ['gzip;q=0.00, br', undefined],
+      ['xgzip', undefined],
+    ] as const) {
+      const answer = await ask('GET', CLIENT_PATH, { 'accept-encoding': accepts });
+      t.equal(answer.headers['content-encoding'], packed, accepts);
+      t.equal(answer.headers['access-control-allow-credentials'], undefined);
+    }
+  },
+);
 
 t.test('pages, what is proxied and other addresses of ours are no part of it', async (t) => {
   for (const path of [`/rooms/${room.room}`, room.path, '/.well-known/jwks.json']) {

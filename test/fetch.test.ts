@@ -5,7 +5,7 @@ import { createServer as createNode, type IncomingMessage, type ServerResponse }
 import { type AddressInfo, createServer as createTcp, type Socket } from 'node:net';
 import t from 'tap';
 import { Refusal } from '../kernel/errors.ts';
-import { createFetcher } from '../kernel/fetch.ts';
+import { createFetcher, type Reader } from '../kernel/fetch.ts';
 import { createServer } from '../kernel/http.ts';
 import { silentLog } from '../kernel/log.ts';
 import { openStream, rawRequest } from './support/client.ts';
@@ -54,7 +54,7 @@ t.test('a request and its answer pass unchanged', async (t) => {
     origin: at,
     method: 'POST',
     path: '/a/b?c=%20d',
-    headers: [['x-a', '1']],
+    headers: ['x-a', '1'],
     body: Buffer.from('body'),
   });
   t.equal(sent.status, 201);
@@ -118,6 +118,30 @@ t.test('an origin that is silent is origin-timeout, at the deadline that was ask
     code: 'origin-timeout',
   });
 });
+
+t.test('a request that is refused before it is sent costs no connection', async (t) => {
+  const at = await origin(t, (_, response) => response.end('here'));
+  const fetcher = fetcherFor(t, { connectionsMax: 2 });
+  for (let count = 0; count < 5; count += 1)
+    await t.rejects(fetcher.send({ origin: at, ...get, headers: ['x', 'a\x01b'] }), { code: 'bad-header' });
+  t.equal(await textOf((await fetcher.send({ origin: at, ...get })).body), 'here');
+});
+
+t.test(
+  'whoever waits for a connection in vain waits until the deadline or the end of the client',
+  async (t) => {
+    const at = await origin(t, (_, response) => void response.write('for ever'));
+    const fetcher = fetcherFor(t, { connectionsMax: 1 });
+    const held = await fetcher.send({ origin: at, ...get });
+    await t.rejects(fetcher.send({ origin: at, ...get, timeoutMs: 50 }), { code: 'origin-timeout' });
+    const left = new AbortController();
+    const waiting = fetcher.send({ origin: at, ...get, signal: left.signal });
+    left.abort();
+    await t.rejects(waiting, { name: 'AbortError' });
+    await t.rejects(fetcher.send({ origin: at, ...get, signal: left.signal }), { name: 'AbortError' });
+    await held.body[Symbol.asyncIterator]().return?.();
+  },
+);
 
 t.test('a body that falls silent is origin-timeout; an event stream may be silent', async (t) => {
   const at = await origin(t, (request, response) => {
@@ -217,8 +241,69 @@ t.test('a header that cannot be sent is the sender’s fault', async (t) => {
     ['x-a', 'a\nb'],
     ['x a', 'b'],
   ] as const)
-    await t.rejects(fetcher.send({ origin: at, ...get, headers: [header] }), { code: 'bad-header' });
+    await t.rejects(fetcher.send({ origin: at, ...get, headers: header }), { code: 'bad-header' });
 });
+
+t.test('requests that cannot be sent take no connection away, however many there are', async (t) => {
+  const at = await origin(t, (_, response) => response.end('x'));
+  const fetcher = fetcherFor(t, { connectionsMax: 2, headersTimeoutMs: 500 });
+  for (let count = 0; count < 5; count += 1)
+    await t.rejects(fetcher.send({ origin: at, ...get, headers: ['x-a', '€'] }), { code: 'bad-header' });
+  t.equal(await textOf((await fetcher.send({ origin: at, ...get })).body), 'x');
+});
+
+t.test('who leaves while waiting for a connection makes room at once', async (t) => {
+  const held: ServerResponse[] = [];
+  const at = await origin(t, (_, response) => void held.push(response));
+  const fetcher = fetcherFor(t, { connectionsMax: 1, waitingMax: 1 });
+  const first = fetcher.send({ origin: at, ...get });
+  const reader: Reader = {};
+  const second = fetcher.send({ origin: at, ...get, reader });
+  await t.rejects(fetcher.send({ origin: at, ...get }), { code: 'overloaded' });
+  const left = t.rejects(second, { code: 'origin-unreachable' });
+  reader.waiter?.leave();
+  await left;
+  const third = fetcher.send({ origin: at, ...get });
+  await eventually('the first is there', () => held.length === 1);
+  held[0]?.end('first');
+  t.equal(await textOf((await first).body), 'first');
+  await eventually('then the third', () => held.length === 2);
+  held[1]?.end('third');
+  t.equal(await textOf((await third).body), 'third');
+});
+
+t.test(
+  'a body comes whole up to the length that was asked for, and a fault in it is the request’s',
+  async (t) => {
+    const at = await origin(t, (request, response) => {
+      if (request.url === '/cut') {
+        response.writeHead(200, { 'content-length': '10' });
+        response.write('half', () => request.socket.destroy());
+      } else if (request.url === '/silent') response.writeHead(200, { 'content-length': '10' }).write('half');
+      else if (request.url === '/chunked') response.write('some', () => response.end(' more'));
+      else {
+        // In two pieces, the length said before.
+        const text = 'x'.repeat(Number(request.url?.slice(1)));
+        response.writeHead(200, { 'content-length': text.length });
+        response.write(text.slice(1), () => response.end(text.slice(0, 1)));
+      }
+    });
+    const fetcher = fetcherFor(t, { bodyTimeoutMs: 100 });
+    const ask = (path: string) => fetcher.send({ origin: at, ...get, path, wholeBytesMax: 10 });
+    const whole = await ask('/10');
+    t.equal(Buffer.from(whole.whole ?? []).toString(), 'x'.repeat(10));
+    for (const [path, text] of [
+      ['/11', 'x'.repeat(11)],
+      ['/chunked', 'some more'],
+    ] as const) {
+      const long = await ask(path);
+      t.equal(long.whole, undefined);
+      t.equal(await textOf(long.body), text);
+    }
+    await t.rejects(ask('/cut'), { code: 'origin-unreachable' });
+    await t.rejects(ask('/silent'), { code: 'origin-timeout' });
+  },
+);
 
 t.test('json sends and reads one value', async (t) => {
   const at = await origin(t, async (request, response) => {

@@ -12,7 +12,8 @@ import {
   type Socket,
 } from '../kernel/http.ts';
 import { createLog, silentLog } from '../kernel/log.ts';
-import { openSocket, openStream, rawRequest } from './support/client.ts';
+import { createMetrics } from '../kernel/metrics.ts';
+import { openSocket, openStream, rawRequest, type TestSocket } from './support/client.ts';
 import { eventually } from './support/eventually.ts';
 import { freePort } from './support/redis.ts';
 
@@ -448,6 +449,56 @@ t.test('an event stream opens at once, sends frames in order and ends', async (t
   t.equal(closed, 1);
 });
 
+t.test('what a stream says while it opens comes whole, first and in order', async (t) => {
+  const streams = new Map<string, EventStream>();
+  const large = 'x'.repeat(100_000);
+  const { url, port } = await start(t, (server) => {
+    const stream = (path: string, opened: (stream: EventStream) => void) =>
+      server.route('GET', path, async () => ({
+        stream: true,
+        open(link) {
+          streams.set(path, link);
+          link.write('data: 1\n\n', { keep: true });
+          opened(link);
+        },
+        closed: () => undefined,
+      }));
+    stream('/ends', (link) => {
+      link.write('data: 2\n\n');
+      link.end();
+    });
+    stream('/throws', () => {
+      throw new Error('a role that throws after its first word');
+    });
+    stream('/large', (link) => {
+      for (let index = 0; index < 100; index += 1) link.write(`data: ${large}\n\n`, { keep: true });
+    });
+  });
+  t.equal(await (await fetch(`${url}/ends`)).text(), ':\n\ndata: 1\n\ndata: 2\n\n', 'and then the end');
+  const thrown = await openStream(`${url}/throws`);
+  t.equal((await thrown.next())?.data, '1');
+  streams.get('/throws')?.write('data: later\n\n');
+  t.equal((await thrown.next())?.data, 'later', 'the stream is open all the same');
+  thrown.close();
+  // More than the socket takes: what comes next waits for the reader.
+  const wire = connect(port, '127.0.0.1');
+  t.teardown(() => wire.destroy());
+  wire.pause();
+  wire.write('GET /large HTTP/1.1\r\nhost: a\r\n\r\n');
+  await eventually('open', () => streams.has('/large'));
+  for (const word of ['old', 'newest']) streams.get('/large')?.write(`data: ${word}\n\n`);
+  let bytes = 0;
+  let end = '';
+  wire.on('data', (chunk: Buffer) => {
+    bytes += chunk.length;
+    end = (end + chunk.toString('latin1')).slice(-2000);
+  });
+  wire.resume();
+  await eventually('the reader has it all', () => end.includes('data: newest'));
+  t.ok(bytes > 100 * large.length, `${bytes} bytes`);
+  t.notMatch(end, 'data: old', 'a position nobody has read gave way to a newer one');
+});
+
 t.test('closed is told exactly once, whoever ends a stream and whenever', async (t) => {
   const closed = new Map<string, number>();
   let open = 0;
@@ -569,6 +620,44 @@ t.test('a socket address asked for without a handshake answers 426', async (t) =
   t.match(old.text, /sec-websocket-version: 13/);
 });
 
+t.test(
+  'a socket that is opened after something was awaited stays open, whatever else its handshake asks for',
+  async (t) => {
+    let closed = 0;
+    const { url, port } = await start(t, (server) =>
+      server.socket('/socket', async () => {
+        await new Promise((resolve) => setTimeout(resolve, Math.random() * 5));
+        const words = 'x'.repeat(Math.random() * 300);
+        return {
+          upgrade: true,
+          open(socket) {
+            for (let index = 0; index < 4; index += 1) socket.write(`${index} ${words}`, { keep: true });
+          },
+          message: () => undefined,
+          closed() {
+            closed += 1;
+          },
+        };
+      }),
+    );
+    for (const connection of ['close', 'hello', 'hello, Upgrade', 'Upgrade, close', 'keep-alive', '']) {
+      const { text } = await rawRequest(
+        port,
+        `GET /socket HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: ${connection}\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n`,
+      );
+      t.match(text, /^HTTP\/1.1 426/, `connection: ${connection}`);
+    }
+    const sockets: TestSocket[] = [];
+    for (let round = 0; round < 40; round += 1)
+      sockets.push(...(await Promise.all(Array.from({ length: 12 }, () => openSocket(`${url}/socket`)))));
+    for (const socket of sockets) for (let index = 0; index < 4; index += 1) await socket.next();
+    t.equal(sockets.length, 480);
+    t.equal(closed, 0, 'none was closed');
+    for (const socket of sockets) socket.close();
+    await eventually('all closed', () => closed === sockets.length);
+  },
+);
+
 t.test('a slow WebSocket reader gets what was kept and the newest, in order', async (t) => {
   let socket: Socket | undefined;
   const { url } = await start(
@@ -633,6 +722,51 @@ t.test('an event stream that was slow once lives on and misses nothing that was 
   stream?.write('data: live\n\n');
   await eventually('the stream goes on', () => text.includes('data: live'));
 });
+
+t.test(
+  'what waits for a slow reader is counted in bytes: newest of the rest, and no more kept than may',
+  async (t) => {
+    const metrics = createMetrics({ processMetrics: false });
+    let stream: EventStream | undefined;
+    let closed = 0;
+    const { port } = await start(
+      t,
+      (server) =>
+        server.route('GET', '/events', () => ({
+          stream: true,
+          open(opened) {
+            stream = opened;
+          },
+          closed() {
+            closed += 1;
+          },
+        })),
+      {
+        slowReaderMs: 20_000,
+        slowReaderBytesMax: 5000,
+        slowReaders: {
+          dropped: (bytes) => metrics.inc('dropped_bytes_total', {}, bytes),
+          cut: () => metrics.inc('slow_readers_total', {}),
+        },
+      },
+    );
+    const wire = connect(port, '127.0.0.1');
+    t.teardown(() => wire.destroy());
+    wire.pause();
+    wire.write('GET /events HTTP/1.1\r\nhost: a\r\n\r\n');
+    await eventually('open', () => stream !== undefined);
+    const counted = async (name: string) =>
+      Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(await metrics.text())?.[1] ?? Number.NaN);
+    const padding = 'x'.repeat(10_000);
+    for (let sent = 0; sent < 3000; sent += 1) stream?.write(`data: ${padding}\n\n`);
+    t.ok((await counted('anteroom_dropped_bytes_total')) > 1_000_000);
+    stream?.write(`data: ${'x'.repeat(4000)}\n\n`, { keep: true });
+    t.equal(closed, 0, 'what is kept is below the limit');
+    stream?.write(`data: ${'x'.repeat(1000)}\n\n`, { keep: true });
+    t.equal(closed, 1, 'and now above it');
+    t.equal(await counted('anteroom_slow_readers_total'), 1);
+  },
+);
 
 t.test('slow readers are closed, cost bounded memory and delay nobody', { timeout: 60_000 }, async (t) => {
   const streams = new Set<EventStream>();

@@ -2,7 +2,9 @@
 // missing, wrong or old, and which place wins when a request could speak for several.
 
 import t from 'tap';
+import { parsePlaceId, parseRoomId } from '../kernel/ids.ts';
 import { signContext } from '../line/context.ts';
+import { claimsPlace, signReceipt } from '../line/receipt.ts';
 import * as scripts from '../lua/room.ts';
 import { openStream } from './support/client.ts';
 import type { Fan, FanAnswer } from './support/fan.ts';
@@ -182,6 +184,27 @@ t.test('optional: of two places the one that is further on wins, and a withheld 
   );
 });
 
+t.test(
+  'a receipt in a header speaks for its place where no cookie comes along, and for no other',
+  async (t) => {
+    const room = await open('anonymous');
+    const holder = gates.fan(room);
+    const { number, receipt } = (await join(holder)).json;
+    const shown = { 'place-receipt': String(receipt) };
+    const bare = () => gates.fan(room);
+    t.match((await status(bare(), shown)).json, { state: 'waiting', number });
+    t.equal((await stream(bare(), shown)).status, 200);
+    t.equal((await status(bare())).json.code, 'place-missing');
+    t.equal((await status(bare(), { 'place-receipt': `${receipt}x` })).json.code, 'place-missing', 'forged');
+    const other = await open('anonymous');
+    t.equal((await status(gates.fan(other), shown)).json.code, 'place-missing', 'of another room');
+    await room.promote();
+    const promoted = await status(bare(), shown);
+    t.match(promoted.json, { state: 'promoted', claimToken: String });
+    t.match((await claim(bare(), shown)).json, { session: { number }, pass: String });
+  },
+);
+
 t.test('a place that ended leaves the field to the others', async (t) => {
   const room = await open('optional');
   const token = await userToken(key, 'anna');
@@ -238,4 +261,52 @@ t.test('forgeries from one address use up its own rate and nobody else’s', asy
   t.ok(Number(codes.get('token-invalid')) <= 25, JSON.stringify([...codes]));
   t.ok(Number(codes.get('too-many-requests')) >= 35);
   t.equal((await join(neighbour, bearer(await userToken(key, 'other')))).status, 201);
+});
+
+t.test('a lost place comes back by its true receipt alone, on each way that shows one', async (t) => {
+  for (const [name, ask] of Object.entries({ join, status, stream })) {
+    const room = await open('anonymous');
+    const fan = gates.fan(room);
+    const other = gates.fan(room);
+    await join(other);
+    const { number } = (await join(fan)).json;
+    const cookie = `ar_r_${room.room}`;
+    const receipt = fan.cookies.get(cookie)!;
+    const [placeId] = await gates.redis.client.zrange(room.keys.line, '-1', '-1');
+    await gates.redis.client.zrem(room.keys.line, placeId!);
+    // The place is its own, the number is not: signed with another key, and with somebody else's signature.
+    const [kid, payload = '', mac = ''] = receipt.split('.');
+    const better = Buffer.from(payload, 'base64url').toString().replace(`,${number},`, ',1,');
+    const forged = [
+      `${kid}.${Buffer.from(better).toString('base64url')}.${mac}`,
+      `${kid}.${payload}.${other.cookies.get(cookie)!.split('.')[2]}`,
+    ];
+    if (ask !== join)
+      for (const text of forged) {
+        fan.cookies.set(cookie, text);
+        await ask(fan);
+        t.equal(await waiting(room), 1, `${name}: a forged receipt restores nothing`);
+      }
+    fan.cookies.set(cookie, receipt);
+    await ask(fan);
+    t.equal(await gates.redis.client.zscore(room.keys.line, placeId!), String(number), `${name}: restored`);
+  }
+});
+
+t.test('whose receipt a text claims to be is read from its letters, for rooms of any length', (t) => {
+  const visit = { sale: 12, placeId: parsePlaceId('aB_cdefghijklm-9')! };
+  const others = ['bB_cdefghijklm-9', 'aB_cdefghijklm-8', 'aB_cdefghijklmn9'];
+  for (const name of ['a', 'ab', 'abc', 'abcd', 'a-room-9', 'a-room-10']) {
+    const room = parseRoomId(name)!;
+    const rest = { number: 3, score: -7, epoch: 1, withheld: name === 'ab' };
+    const text = signReceipt(gates.tokens, { room, ...visit, ...rest });
+    t.ok(claimsPlace(text, { room, ...visit }), name);
+    t.ok(claimsPlace(text.replace(/.$/, 'x'), { room, ...visit }), 'true or forged');
+    t.notOk(claimsPlace(text, { room, ...visit, sale: 1 }));
+    t.notOk(claimsPlace(text, { room: parseRoomId('abcde')!, ...visit }));
+    for (const other of others) t.notOk(claimsPlace(text, { room, ...visit, placeId: parsePlaceId(other)! }));
+  }
+  for (const text of ['', '.', '..', 'x', 'a.b.c', '\u{1F3AB}.'])
+    t.notOk(claimsPlace(text, { room: parseRoomId('a')!, ...visit }));
+  t.end();
 });

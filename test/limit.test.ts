@@ -120,14 +120,17 @@ t.test('the local limiter: exact at the burst, exact after it, bounded in memory
 
 const limitsOf = (
   rates: Partial<
-    Record<'addressPerSecond' | 'addressBurst' | 'visitorBurst' | 'roomJoinsPerSecond', number>
+    Record<
+      'addressPerSecond' | 'addressBurst' | 'visitorBurst' | 'roomJoinsPerSecond' | 'insidePerSecond',
+      number
+    >
   > = {},
   clock: Clock = systemClock,
 ) => {
   const metrics = createMetrics({ processMetrics: false });
   const config = {
     ...{ addressPerSecond: 1, addressBurst: 20, visitorPerSecond: 1, visitorBurst: 5 },
-    ...{ roomJoinsPerSecond: 100, ...rates },
+    ...{ roomJoinsPerSecond: 100, insidePerSecond: 2, ...rates },
   };
   const limits = createLimits({ config, redis, clock, metrics });
   t.teardown(() => limits.stop());
@@ -138,6 +141,25 @@ const standing: Clock = { nowMs: () => Date.now(), monotonicMs: () => 1000 };
 /** Scripts Redis has run so far. */
 const scriptCalls = async (): Promise<number> =>
   Number(/cmdstat_evalsha:calls=(\d+)/.exec(await redis.info('commandstats'))?.[1] ?? 0);
+
+t.test(
+  'those inside have a limit of their own, by address, that never asks Redis and may be off',
+  async (t) => {
+    const before = await scriptCalls();
+    const { limits, metrics } = limitsOf({}, standing);
+    for (let index = 0; index < 20; index++) t.match(limits.inside('192.0.2.9'), { outcome: 'taken' });
+    const refused = limits.inside('192.0.2.9');
+    t.same(refused, { outcome: 'refused', retryAfterMs: 500, limit: 'inside' });
+    t.match(limits.inside('192.0.2.10'), { outcome: 'taken' }, 'another address is not concerned');
+    t.match(limits.shed({ address: '192.0.2.9', cost: 1 }), { outcome: 'taken' }, 'nor its strangers');
+    for (let index = 0; index < 20; index++) limits.inside(`2001:db8::${index}`);
+    t.match(limits.inside('2001:db8::ff'), { outcome: 'refused' }, 'a household of IPv6 is one');
+    t.match(await metrics.text(), /anteroom_limited_total\{by="local"\} 2/);
+    const off = limitsOf({ insidePerSecond: 0 }, standing).limits;
+    for (let index = 0; index < 100; index++) t.match(off.inside('192.0.2.9'), { outcome: 'taken' });
+    t.equal(await scriptCalls(), before);
+  },
+);
 
 t.test('what one process let through counts in the other', async (t) => {
   const [one, two] = [limitsOf(), limitsOf()];

@@ -77,8 +77,9 @@ t.test('what is registered and what is written down are the same, and answers ke
     reader: await gateways.redis.connect('broker-reader', { blocking: true }),
     view,
     tokens: gateways.tokens,
-    // No handler is ever run on a recorder, and only handlers ask who somebody is.
+    // No handler is ever run on a recorder, and only handlers ask who somebody is and where they stand.
     identifier: undefined as never,
+    looks: undefined as never,
     log: silentLog,
     metrics: createMetrics({ processMetrics: false }),
   });

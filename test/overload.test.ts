@@ -221,3 +221,56 @@ t.test('connections beyond the limit are closed as they come, and counted down w
   await eventually('and there is room again', () => server.load().connections === 1);
   t.notOk(next.destroyed);
 });
+
+t.test('bodies that are still on their way are no load, however many they are', async (t) => {
+  let finish = (): void => undefined;
+  const work = new Promise<void>((resolve) => {
+    finish = resolve;
+  });
+  const server = createServer({
+    name: 'test',
+    host: '127.0.0.1',
+    port: 0,
+    log: silentLog,
+    bodyBytesMax: 1000,
+    slowReaderMs: 1000,
+    trustedProxies: [],
+  });
+  const bodies: string[] = [];
+  server.route('POST', '/', async ({ body }) => {
+    bodies.push(body.toString());
+    await work;
+    return json(200, {});
+  });
+  const { port } = await server.listen();
+  t.teardown(() => server.close(0));
+  const send = (text: string): Socket => {
+    const socket = connect({ port, host: '127.0.0.1', noDelay: true });
+    socket.on('error', () => undefined); // A reset is one way of being closed.
+    t.teardown(() => socket.destroy());
+    socket.write(text);
+    return socket;
+  };
+  const head = 'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 600\r\n\r\n';
+  const slow = Array.from({ length: 3 }, () => send(`${head}a`));
+  const first = slow[0]!;
+  send(head + 'b'.repeat(600));
+  await eventually('one is at work', () => server.load().requests === 1 && bodies.length === 1);
+  t.equal(server.load().connections, 4);
+  slow[1]!.destroy();
+  await eventually('one has left', () => server.load().connections === 3);
+  t.equal(server.load().requests, 1);
+  // In pieces that make the room for the body grow several times.
+  for (let sent = 1; sent < 600; sent += 100) {
+    const piece = Buffer.alloc(Math.min(100, 600 - sent), String(sent % 7));
+    await new Promise((resolve) => first.write(piece, resolve));
+  }
+  await eventually('it has come as a whole', () => bodies.length === 2);
+  t.equal(server.load().requests, 2, 'and is at work');
+  t.match(
+    bodies.at(-1),
+    new RegExp(`^a${['1', '3', '5', '0', '2'].map((digit) => `${digit}{100}`).join('')}4{99}$`),
+  );
+  finish();
+  await eventually('and nothing is left', () => server.load().requests === 0);
+});

@@ -12,8 +12,18 @@ import { cadenceMs } from '../line/cadence.ts';
 import { aheadOf, lowerBound } from '../line/position.ts';
 import { defaultSettings } from '../line/settings.ts';
 import { parseSnapshot, type Snapshot, snapshotText } from '../line/snapshot.ts';
-import { configure, snapshot as keep, measure, roomKeys } from '../lua/room.ts';
-import { ANCHORS_MAX, MeasuredLine } from './support/measured-line.ts';
+import { ANCHORS_MAX } from '../line/survey.ts';
+import {
+  configure,
+  snapshot as keep,
+  measure,
+  promote,
+  reap,
+  release,
+  restore,
+  roomKeys,
+} from '../lua/room.ts';
+import { MeasuredLine } from './support/measured-line.ts';
 import { random } from './support/random.ts';
 import { startRedis } from './support/redis.ts';
 
@@ -292,6 +302,85 @@ t.test('another dispatcher goes on where the first one stopped, and nobody sees 
   t.ok(await one.survey(), 'and goes on from it');
 });
 
+t.test(
+  'those who come back are counted again, by whichever dispatcher, and raise positions at once',
+  async (t) => {
+    const dice = random(seed);
+    const line = lineOf('uniform', dice, 40_000);
+    line.head = 0;
+    const { room, keys, survey } = await roomOf(server.client, line);
+    const redis = server.client;
+    await redis.hset(keys.room, { head: 0 });
+    const idOf = (score: number): string => `p${score}`.padEnd(16, '_');
+    let lastMs = 0;
+    const others = createSurveyor({
+      config: { snapshotMs: 0 },
+      redis,
+      metrics: createMetrics({ processMetrics: false }),
+      nowMs: () => lastMs + 1,
+    });
+    const agrees = async (what: string): Promise<void> => {
+      // Two dispatchers, in turn: the second knows nothing but what the first kept.
+      for (const snapshot of [await survey(), await others.measure(room)]) {
+        if (snapshot === undefined) throw new Error(`${what}: no snapshot`);
+        lastMs = snapshot.atMs;
+        const { errors, inexact } = errorsOf(snapshot, line);
+        t.equal(inexact, 0, what);
+        t.ok(errors.at(-1)! <= 0.015, `${what}: ${errors.at(-1)}`);
+        t.equal(
+          line.waiting.filter((score) => aheadOf(snapshot, score) < line.before(score)).length,
+          0,
+          what,
+        );
+      }
+    };
+    await agrees('nobody came');
+    const stand = async (
+      set: number[],
+      score: number,
+      act: () => Promise<{ outcome: string }>,
+      outcome: string,
+    ) => {
+      set.splice(lowerBound(set, score), 0, score);
+      t.equal((await act()).outcome, outcome);
+    };
+    const gone = Array.from({ length: 40_000 }, (_, index) => index + 1).filter(
+      (score) => line.waiting[lowerBound(line.waiting, score)] !== score,
+    );
+    const nowMs = 1_800_000_000_000;
+    for (const score of gone.slice(1000, 1300)) {
+      await redis.zadd(keys.withheld, score, idOf(score));
+      await stand(
+        line.waiting,
+        score,
+        () => release.run(redis, keys, { nowMs, placeId: idOf(score) }),
+        'released',
+      );
+    }
+    await agrees('released among them');
+    for (const score of gone.slice(3000, 3400))
+      await stand(
+        line.waiting,
+        score,
+        () =>
+          restore.run(redis, keys, {
+            ...{ nowMs, sale: 1, placeId: idOf(score), number: score, score, withheld: 0 },
+          }),
+        'restored',
+      );
+    await agrees('restored');
+    await promote.run(redis, keys, { nowMs: nowMs + 1000, promoteMax: 500, examineMax: 500 });
+    const called = Number(await redis.zcard(keys.promoted));
+    t.ok(called > 0);
+    line.parked = line.waiting.splice(0, called);
+    line.head = line.parked.at(-1)!;
+    const reaped = await reap.run(redis, keys, { nowMs: nowMs + 1e7, reapMax: 500, entriesMax: 1000 });
+    t.match(reaped, { outcome: 'reaped', missed: called });
+    t.equal(Number(await redis.hget(keys.room, 'cameAhead')), called, 'ahead of all who wait');
+    await agrees('missed their turn');
+  },
+);
+
 /** Commands the server ran, those inside scripts included. */
 const commandsOf = async (redis: Redis): Promise<number> =>
   [...(await redis.info('commandstats')).matchAll(/calls=(\d+)/g)].reduce((sum, [, n]) => sum + Number(n), 0);
@@ -367,7 +456,7 @@ t.test('whatever the ranks say, the scores to count at are found, ascending, eac
     const ranks = round === 0 ? degenerate.ranks : anchors.map(() => dice.below(40));
     const first = dice.pick([[], [7], [1, 2, 7]]);
     const ranked = {
-      ...{ first, between: [], parkedBefore: 0, parkedAt: [], anchors, ranks },
+      ...{ first, between: [], parkedBefore: 0, parkedAt: [], anchors, ranks, unsure: ranks },
       ...{
         listedTo: first.at(-1) ?? Number.NEGATIVE_INFINITY,
         waiting: dice.below(50),

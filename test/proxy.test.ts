@@ -83,7 +83,7 @@ const startEdge = async (t: Test, origin: string, options: Options & { timeoutMs
         request,
         origin,
         path: request.path,
-        context: [['anteroom-context', 'signed']],
+        context: ['anteroom-context', 'signed'],
         setCookies: [],
         proto: 'https',
         timeoutMs,
@@ -195,6 +195,15 @@ t.test('an answer passes unchanged but for what is ours or belongs to one connec
     t.match(text, '\x1f\x8b..');
     t.notMatch(text, /x-hop|anteroom-x|x-sum|connection: close|stolen/i);
     t.equal(text.match(/^date: /gim)?.length, 1);
+  }
+});
+
+t.test('an address arrives as it was sent, a question mark with nothing behind it too', async (t) => {
+  const origin = await webOrigin(t, (request, response) => response.end(request.url));
+  const { port } = await startEdge(t, origin);
+  for (const target of ['/a', '/a?', '/a?b', '/a??', '/?']) {
+    const { text } = await rawRequest(port, `GET ${target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n`);
+    t.equal(text.split('\r\n\r\n')[1], target);
   }
 });
 

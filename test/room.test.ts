@@ -6,7 +6,7 @@ import { parseEntry } from '../line/entries.ts';
 import { defaultSettings, type Settings } from '../line/settings.ts';
 import * as scripts from '../lua/room.ts';
 import { UnknownOutcome } from '../lua/script.ts';
-import { joinOne } from './support/join.ts';
+import { joinOne, lookOne } from './support/one.ts';
 import { lastPromoted } from './support/promoted.ts';
 import { startRedis, type TestRedis } from './support/redis.ts';
 
@@ -57,7 +57,7 @@ const open = async (over: Partial<Settings> = {}) => {
     });
   const promote = (nowMs: number, max = 500) =>
     scripts.promote.run(redis, keys, { nowMs, promoteMax: max, examineMax: 500 });
-  const look = (name: string) => scripts.look.run(redis, keys, { placeId: place(name) });
+  const look = (name: string) => lookOne(redis, keys, place(name));
   const reap = (nowMs: number) => scripts.reap.run(redis, keys, { nowMs, reapMax: 100, entriesMax: 10_000 });
   const claim = (name: string, number: number, nowMs: number, shownSerial: number | '' = '') =>
     scripts.claim.run(redis, keys, { nowMs, placeId: place(name), number, shownSerial });
@@ -81,7 +81,7 @@ t.test('Q10: a room that is not there answers unknown to everything, and lets no
   const placeId = place('x');
   const answers = await Promise.all([
     joinOne(redis, keys, { nowMs: '', placeId }),
-    scripts.look.run(redis, keys, { placeId }),
+    lookOne(redis, keys, placeId),
     scripts.here.run(redis, keys, { nowMs: '', placeIds: [placeId] }),
     scripts.promote.run(redis, keys, { nowMs: '', promoteMax: 1, examineMax: 1 }),
     scripts.claim.run(redis, keys, { nowMs: '', placeId, number: 1, shownSerial: '' }),
@@ -649,7 +649,7 @@ t.test('an outcome that this version does not know is a fault, not a default', a
   const bound = await import('../lua/script.ts').then(({ script }) =>
     script({ ...strange, name: 'room.look' }),
   );
-  await t.rejects(bound.run(redis, keys, { placeId: place('x') }), UnknownOutcome);
+  await t.rejects(bound.run(redis, keys, { placeIds: [place('x')] }), UnknownOutcome);
 });
 
 t.test('SCRIPT FLUSH in the middle of everything changes nothing', async (t) => {

@@ -6,7 +6,7 @@ import { parseEntry } from '../line/entries.ts';
 import { defaultSettings, type Settings } from '../line/settings.ts';
 import * as scripts from '../lua/room.ts';
 import { eventually } from './support/eventually.ts';
-import { joinOne } from './support/join.ts';
+import { joinOne, lookOne } from './support/one.ts';
 import { lastPromoted } from './support/promoted.ts';
 import { random } from './support/random.ts';
 import { startRedis, type TestRedis } from './support/redis.ts';
@@ -98,7 +98,7 @@ t.test('Q20: after a sale the memory of Redis returns to the baseline', async (t
     await sale.promote(at);
     const promoted = await redis.zrange(sale.keys.promoted, '0', '-1');
     for (const placeId of promoted.slice(0, 20)) {
-      const found = await scripts.look.run(redis, sale.keys, { placeId });
+      const found = await lookOne(redis, sale.keys, placeId);
       if (found.outcome === 'held')
         await scripts.claim.run(redis, sale.keys, {
           nowMs: at,

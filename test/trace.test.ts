@@ -9,7 +9,7 @@ import { createProxy } from '../gateway/proxy.ts';
 import { ConfigFault, readConfig } from '../kernel/config.ts';
 import { createFetcher } from '../kernel/fetch.ts';
 import { createServer, json, type Server, type ServerOptions } from '../kernel/http.ts';
-import { parsePlaceId, parseRoomId } from '../kernel/ids.ts';
+import { parseRoomId } from '../kernel/ids.ts';
 import { createLog, silentLog } from '../kernel/log.ts';
 import { createMetrics } from '../kernel/metrics.ts';
 import { createRedis } from '../kernel/redis.ts';
@@ -229,7 +229,7 @@ t.test('a script is a span by its name alone, below the request that ran it', as
   t.teardown(() => client.disconnect());
   await client.connect();
   const keys = roomKeys(parseRoomId('hidden-room')!);
-  const ask = () => look.run(client, keys, { placeId: parsePlaceId('abcdefghijklmnop')! });
+  const ask = () => look.run(client, keys, { placeIds: ['abcdefghijklmnop'] });
   let later = (): unknown => undefined;
   const url = await start(
     t,

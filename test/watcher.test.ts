@@ -11,7 +11,7 @@ import { parseEntry } from '../line/entries.ts';
 import { defaultSettings, type Settings } from '../line/settings.ts';
 import * as scripts from '../lua/room.ts';
 import { eventually } from './support/eventually.ts';
-import { joinOne } from './support/join.ts';
+import { joinOne } from './support/one.ts';
 import { random } from './support/random.ts';
 import { startRedis, type TestRedis } from './support/redis.ts';
 

@@ -37,6 +37,20 @@ local function question(txn)
   return headers
 end
 
+-- Cookies of the waiting room are not the origin's business. A request that is not admitted keeps them: it goes to the
+-- gateway, which reads them.
+local function leave_out_ours(txn)
+  local kept = {}
+  for _, value in pairs(txn.http:req_get_headers()["cookie"] or {}) do
+    for part in value:gmatch("[^;]+") do
+      local cookie = part:match("^%s*(.-)%s*$")
+      if cookie ~= "" and not cookie:find("^ar_") and not cookie:find("^__Host%-ar_") then kept[#kept + 1] = cookie end
+    end
+  end
+  txn.http:req_del_header("cookie")
+  if #kept > 0 then txn.http:req_set_header("cookie", table.concat(kept, "; ")) end
+end
+
 core.register_action("anteroom", { "http-req" }, function(txn, gateway)
   -- In a header, where the question carries it, bytes beyond ASCII may get lost; in an address they have no place.
   if txn.sf:url():find("[^\x21-\x7e]") then return end
@@ -54,5 +68,6 @@ core.register_action("anteroom", { "http-req" }, function(txn, gateway)
       end
     end
   end
+  leave_out_ours(txn)
   txn:set_var("txn.anteroom", "admitted")
 end, 1)

@@ -17,16 +17,12 @@ let clockAheadMs = view.nowMs - Date.now();
 const nowMs = () => Date.now() + clockAheadMs;
 
 // --- The moving number --------------------------------------------------------------------------------------
-// `shown` is what stands on screen. An update sets where it must go, and it glides there; after that it drifts on
-// at the measured speed, a little slower than that, until the next update: rather late than wrong.
+// `shown` is what stands on screen. An update sets where it must go, and it glides there; after that it follows the
+// client, which moves it on between updates.
 const GLIDE_MS = 900;
-const DRIFT_CAUTION = 0.7;
-// Near the turn updates come every second and are exact; there is nothing to guess.
-const DRIFT_FROM_MS = 2500;
 let shown = view.position;
 let from = shown;
-let update = { position: shown, atMs: Date.now(), nextMs: 0, perMinute: 0 };
-let mayRise = false;
+let update = { position: shown, atMs: Date.now() };
 
 /** The first position of this visit, kept over reloads, so that the bar does not begin anew. */
 const firstPosition = () => {
@@ -41,41 +37,27 @@ const firstPosition = () => {
   return Math.max(view.position, update.first ?? 0);
 };
 
-const target = () => {
-  const { position, nextMs, perMinute, atMs } = update;
-  if (nextMs < DRIFT_FROM_MS || view.suspended || still.matches) return position;
-  const ranMs = Math.min(Date.now() - atMs, nextMs);
-  return Math.max(1, position - Math.floor(((perMinute * DRIFT_CAUTION) / 60_000) * ranMs));
-};
-
 const move = () => {
   if (shown === undefined) return;
-  const goal = target();
+  const goal = still.matches || view.suspended ? update.position : (room.position() ?? shown);
   const part = still.matches ? 1 : Math.min(1, (Date.now() - update.atMs) / GLIDE_MS);
-  const eased = 1 - (1 - part) ** 3;
-  const next = Math.round(from + (goal - from) * eased);
   const before = shown;
-  shown = mayRise ? next : Math.min(shown, next);
-  if (part === 1) mayRise = false;
+  shown = Math.round(from + (goal - from) * (1 - (1 - part) ** 3));
   if (shown !== before) render();
   if (part < 1) requestAnimationFrame(move);
 };
 
 const moveTo = (message) => {
-  const { position, order, waiting, nextMs = 0, perMinute = 0 } = message;
+  const { position, order, waiting, etaSeconds, progress = view.progress } = message;
   if (order) {
     shown = undefined;
     return Object.assign(view, { order, waiting, position: shown });
   }
-  const rising = shown !== undefined && position > shown;
-  // Without a reason the number on screen stays and waits for the truth to come down to it.
-  const goal = rising && !mayRise ? shown : position;
-  const { etaSeconds, progress = view.progress } = message;
-  Object.assign(view, { position: goal, etaSeconds, progress, order });
-  update = { position: goal, atMs: Date.now(), nextMs, perMinute, first: update.first };
+  Object.assign(view, { position, etaSeconds, progress, order });
+  update = { position, atMs: Date.now(), first: update.first };
   update.first = firstPosition();
-  from = shown ?? goal;
-  shown ??= goal;
+  from = shown ?? position;
+  shown ??= position;
   move();
 };
 
@@ -154,13 +136,29 @@ const CONNECTION = {
   connecting: 'Connecting',
   live: 'Live',
   polling: 'Checking every few seconds',
-  reconnecting: 'Reconnecting',
-  offline: 'You are offline',
+  reconnecting: 'Reconnecting. Your place is kept',
+  offline: 'You are offline. Your place is kept',
 };
+// A short cut is nobody's business; one that lasts is said once, and so is its end.
+const LOST_AFTER_MS = 4000;
+let lostTimer;
+let lostSaid = false;
 const showConnection = (state) => {
   show('connection', state);
   element('connection').dataset.connection = state;
   text('connection-words', CONNECTION[state]);
+  const lost = state === 'reconnecting' || state === 'offline';
+  if (lost) {
+    lostTimer ??= setTimeout(() => {
+      lostSaid = true;
+      say('The connection is lost. Your place is kept, and this page reconnects by itself.', true);
+    }, LOST_AFTER_MS);
+    return;
+  }
+  clearTimeout(lostTimer);
+  lostTimer = undefined;
+  if (lostSaid && state !== 'connecting') say('Connected again.', true);
+  lostSaid = lostSaid && state === 'connecting';
 };
 
 // --- The visit ----------------------------------------------------------------------------------------------
@@ -170,12 +168,14 @@ let entering = false;
 /** Nothing waits for these; only the visitor's own act goes on from here. */
 const forgetPlace = () => {
   shown = undefined;
-  update = { atMs: 0, nextMs: 0, perMinute: 0 };
+  update = { atMs: 0 };
   for (const name of ['position', 'number', 'progress', 'etaSeconds', 'reason']) delete view[name];
 };
 
 const room = createAnteroom({
   room: view.room,
+  position: view.position,
+  number: view.number,
   onConnection: showConnection,
   onNotice: showNotice,
   onState(message) {
@@ -187,7 +187,6 @@ const room = createAnteroom({
     if (gate === 'passthrough') return location.assign(view.returnTo);
     let { state } = message;
     if (state === 'waiting' && (gate === 'closed' || gate === 'recovering')) state = gate;
-    if (reason || (number && view.number && number !== view.number)) mayRise = true;
     calling = calling && state === 'promoted';
     become({
       state,

@@ -28,7 +28,7 @@ if isNewSale then
   redis.call('UNLINK', lineKey, parkedKey, withheldKey, promotedKey, activeKey, placesKey, finishedKey, hereKey,
     snapshotKey)
   redis.call('HDEL', roomKey, 'promotedTotal', 'passedTotal', 'claimedTotal', 'adoptedTotal', 'restoredTotal',
-    'adoptedOverCapTotal', 'pace', 'hereAt', 'nearScore', 'snapshotAt')
+    'adoptedOverCapTotal', 'cameAmong', 'cameAhead', 'pace', 'hereAt', 'nearScore', 'snapshotAt')
 end
 if isNewSale or settings.closesAt == 0 or settings.closesAt > now then redis.call('HDEL', roomKey, 'over') end
 if isNewSale or not f[1] then redis.call('HSET', roomKey, 'head', -1099511627777, 'nextNumber', 0) end

@@ -4,7 +4,7 @@
 -- KEYS: room line parked withheld promoted active
 -- ARGV: nowMs(ms, '' = Redis TIME) freshMs(ms) listMin(places) listMax(places) listedTo(score) ...scores
 -- Returns: unknown | fresh | measured <atMs> <room's fields> <waiting> <parked> <withheld> <promoted> <active> <scores listed> <parked scores among them> <parkedBefore> <parkedAt> <ranks> <nearScore>
--- Cost: O(listMax + k log n) for k scores; the caller asks for some 500
+-- Cost: O(listMax + k log n) for k scores; the caller asks for at most 64, and for all of up to 1,000 after places came back
 local roomKey, lineKey, parkedKey, withheldKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local promotedKey, activeKey = KEYS[5], KEYS[6]
 local nowArg, freshMs, listMin, listMax, listedTo = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]

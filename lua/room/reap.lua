@@ -9,7 +9,7 @@ local roomKey, parkedKey, promotedKey, activeKey = KEYS[1], KEYS[2], KEYS[3], KE
 local placesKey, finishedKey, hereKey, entriesKey = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local nowArg, reapMax, entriesMax = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
-local f = redis.call('HMGET', roomKey, 'tokens', 'effectiveBurst', 'graceSeconds')
+local f = redis.call('HMGET', roomKey, 'tokens', 'effectiveBurst', 'graceSeconds', 'head')
 if not f[1] then return { 'unknown' } end
 local time = redis.call('TIME')
 local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
@@ -17,7 +17,7 @@ local function due(key, before) return redis.call('ZRANGE', key, '-inf', '(' .. 
 local late, expired = due(promotedKey, now), due(activeKey, now)
 local stale = due(hereKey, now - 10000 * tonumber(f[3]))
 
-local missed, finished, ended = {}, {}, {}
+local missed, finished, ended, ahead = {}, {}, {}, 0
 for _, placeId in ipairs(late) do
   local number, score, before = string.match(redis.call('HGET', placesKey, placeId), '^(%d+) (%-?%d+) (%d)')
   redis.call('ZREM', promotedKey, placeId)
@@ -25,6 +25,7 @@ for _, placeId in ipairs(late) do
     redis.call('ZADD', parkedKey, score, placeId)
     redis.call('HSET', placesKey, placeId, number .. ' ' .. score .. ' 1 0')
     missed[#missed + 1] = placeId .. ' ' .. number
+    if tonumber(score) <= tonumber(f[4]) then ahead = ahead + 1 end
   else
     redis.call('HDEL', placesKey, placeId)
     redis.call('HSET', finishedKey, placeId, number)
@@ -39,6 +40,9 @@ for _, placeId in ipairs(expired) do
   ended[#ended + 1] = placeId .. ' ' .. number
 end
 if #stale > 0 then redis.call('ZREM', hereKey, unpack(stale)) end
+-- Parked places count in positions: how many stand ahead of all who wait again, and among them (line/bounds.ts).
+if ahead > 0 then redis.call('HINCRBY', roomKey, 'cameAhead', ahead) end
+if #missed > ahead then redis.call('HINCRBY', roomKey, 'cameAmong', #missed - ahead) end
 if #late > 0 then
   redis.call('HSET', roomKey, 'tokens', math.min(tonumber(f[2]) * 60000, tonumber(f[1]) + #late * 60000))
   redis.call('XADD', entriesKey, '*', 'kind', 'missed', 'atMs', now, 'visits', table.concat(missed, ','),

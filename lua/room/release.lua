@@ -11,9 +11,12 @@ local time = redis.call('TIME')
 local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
 local score = redis.call('ZSCORE', withheldKey, placeId)
 if not score then return { 'notWithheld' } end
+local isAhead = tonumber(score) <= tonumber(redis.call('HGET', roomKey, 'head'))
 
 redis.call('ZREM', withheldKey, placeId)
 redis.call('ZADD', lineKey, score, placeId)
+-- A snapshot counts anew when somebody comes to stand among those who wait (line/bounds.ts).
+redis.call('HINCRBY', roomKey, isAhead and 'cameAhead' or 'cameAmong', 1)
 redis.call('ZADD', hereKey, now, placeId)
 redis.call('XADD', entriesKey, '*', 'kind', 'released', 'atMs', now, 'places', placeId)
 return { 'released', tonumber(score) }

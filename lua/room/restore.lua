@@ -32,5 +32,7 @@ if withheld == '1' then
   return { 'restored', 'withheld', number, score, tonumber(f[4]) }
 end
 redis.call('ZADD', lineKey, score, placeId)
+-- A snapshot counts anew when somebody comes to stand among those who wait (line/bounds.ts).
+redis.call('HINCRBY', roomKey, 'cameAmong', 1)
 redis.call('ZADD', hereKey, now, placeId)
 return { 'restored', 'waiting', number, score, tonumber(f[4]) }

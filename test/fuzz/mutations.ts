@@ -16,6 +16,9 @@ export type Case = {
   done: readonly string[];
 };
 
+/** The name that every request asks for, unless that is what is damaged. */
+export const HOST = 'tickets.example';
+
 type Line = { name: string; between: string; value: string; end: string };
 type Draft = { method: string; target: string; start: string; lines: Line[]; body: string };
 
@@ -48,7 +51,7 @@ const draftOf = (from: Random, sender: Sender): Draft => {
   const id = sender.id();
   const address = Array.from({ length: 4 }, () => 1 + from.below(250)).join('.');
   const common = [
-    line('Host', 'tickets.example'),
+    line('Host', HOST),
     line('User-Agent', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) Chrome/140.0.0.0 Safari/537.36'),
     line('X-Forwarded-For', address),
     line('Accept', from.pick(['*/*', 'text/html', 'application/json'])),

@@ -173,8 +173,10 @@ export const readAnswers = (
       return { answers, partial: false };
     }
     const length = field('content-length');
-    if (status >= 400 && length === undefined && /close/i.test(field('connection') ?? '')) {
-      // A body that ends with the connection (RFC 9112 section 6.3, last case): the library's own refusals.
+    const isLast = status >= 400 && /close/i.test(field('connection') ?? '');
+    if (isLast && (length === undefined || methods[answers.length] === 'HEAD')) {
+      // A body that ends with the connection (RFC 9112 section 6.3, last case): the library's own refusals. HAProxy's
+      // have one for a HEAD, too.
       at = bytes.length;
     } else if (methods[answers.length] !== 'HEAD' && status !== 204 && status !== 304) {
       if (/chunked/i.test(field('transfer-encoding') ?? '')) {

@@ -1,13 +1,16 @@
 // The fuzzer's run: one whole Anteroom, an origin behind it that writes everything down, and connections that send
-// damaged requests. Three things are judged: the process lives, nothing waits, and nothing is read in another way
-// than it was framed.
+// damaged requests, straight to the gateway or through a proxy with the file of deploy/. Three things are judged: the
+// process lives, nothing waits, and nothing is read in another way than it was framed: by the sender, or, behind a
+// proxy, by that.
 
-import { connect } from 'node:net';
 import { Fan } from '../support/fan.ts';
+import { startHaproxy } from '../support/haproxy.ts';
+import { startNginx } from '../support/nginx.ts';
 import { random } from '../support/random.ts';
 import { createSystem } from '../support/system.ts';
-import { CANARY, type Case, caseOf, IDENTITY } from './mutations.ts';
+import { CANARY, type Case, caseOf, HOST, IDENTITY } from './mutations.ts';
 import { echoOf, startOrigin } from './origin.ts';
+import { type Pause, watchPauses } from './pauses.ts';
 import {
   hasSecondReading,
   keyOf,
@@ -16,27 +19,35 @@ import {
   readAnswers,
   readStrictly,
 } from './reading.ts';
+import { startTap } from './tap.ts';
+import { HANG_MS, type Result, send } from './wire.ts';
 
 type Teardown = { teardown(work: () => unknown): void };
 
+export type Way = 'straight' | 'nginx' | 'haproxy';
+export const WAYS: readonly Way[] = ['straight', 'nginx', 'haproxy'];
+
 export type FuzzOptions = {
+  way: Way;
   seconds: number;
   seed: number;
   /** Only this one, for a replay. */
   only?: number;
-  say(text: string): void;
 };
 
 export type FuzzTally = {
   connections: number;
   /** Whole requests that were sent, by the strict reading. */
   requests: number;
-  /** Of them, those the origin has seen. */
+  /** Of all that was sent, what the origin has seen. */
   proxied: number;
   answered: number;
   crashes: number;
   hangs: number;
   misread: number;
+  /** Cases that were slow at first, and were sent again. */
+  repeated: number;
+  pauses: readonly Pause[];
   /** Not judged for misreading: see `nameless` in reading.ts. */
   nameless: number;
   /**
@@ -47,10 +58,6 @@ export type FuzzTally = {
 };
 
 const CONNECTIONS = 24;
-const HANG_MS = 2000;
-/** After the last answer that is due, or after a bad head: one that is not due would come now. */
-const GRACE_MS = 10;
-const BAD_GRACE_MS = 60;
 const FAULTS_SHOWN_MAX = 10;
 const FAULT_EVENTS =
   /"event":"(?:server-failed|request-failed|stream-failed|refusal-unwritable|uncaught[^"]*)"/;
@@ -60,108 +67,62 @@ const escaped = (bytes: Buffer): string => {
   return text.length > 4000 ? `${text.slice(0, 2000)} … ${text.slice(-2000)}` : text;
 };
 
-type Result = { came: Buffer; closed: boolean; tookMs: number };
+/** A question that may be answered whatever body is still to come: the answer does not depend on it. */
+const isSafe = (bytes: Buffer, at: number): boolean =>
+  /^(?:GET|HEAD|OPTIONS) /.test(bytes.toString('latin1', at, at + 8));
 
-/** Sends a case on a connection of its own, until what is due has come, the gateway closes, or it is called a hang. */
-const send = (port: number, sent: Case, reading: Reading): Promise<Result> =>
-  new Promise((resolve, reject) => {
-    const methods = reading.requests.map(({ method }) => method);
-    const startedMs = performance.now();
-    const pieces: Buffer[] = [];
-    let from = 0;
-    for (const cut of [...sent.cuts, sent.bytes.length]) {
-      if (cut > from) pieces.push(sent.bytes.subarray(from, cut));
-      from = cut;
-    }
-    let came: Buffer = Buffer.alloc(0);
-    let allSent = false;
-    let grace: NodeJS.Timeout | undefined;
-    const wire = connect({ port, host: '127.0.0.1', noDelay: true });
-    const hang = setTimeout(() => finish(false), HANG_MS + 1000);
-    const finish = (closed: boolean): void => {
-      clearTimeout(hang);
-      clearTimeout(grace);
-      wire.destroy();
-      resolve({ came, closed, tookMs: performance.now() - startedMs });
-    };
-    const look = (): void => {
-      if (!allSent || grace !== undefined) return;
-      const read = readAnswers(came, methods);
-      const streaming = read?.answers.at(-1)?.keepsOpen === true;
-      const due = reading.requests.length;
-      if (read !== undefined && !streaming && !reading.untaken && read.answers.length < due) return;
-      grace = setTimeout(
-        () => finish(false),
-        (reading.rest === 'bad' || reading.untaken) && !streaming ? BAD_GRACE_MS : GRACE_MS,
-      );
-    };
-    wire.on('data', (chunk) => {
-      came = Buffer.concat([came, chunk]);
-      look();
-    });
-    wire.once('end', () => finish(true));
-    wire.once('error', (error: NodeJS.ErrnoException) =>
-      error.code === 'ECONNRESET' || error.code === 'EPIPE' ? finish(true) : reject(error),
-    );
-    const next = (): void => {
-      const piece = pieces.shift();
-      if (wire.destroyed) return;
-      if (piece !== undefined) {
-        wire.write(piece);
-        if (pieces.length > 0) {
-          setTimeout(next, 1);
-          return;
-        }
-      }
-      allSent = true;
-      if (sent.end === 'half-closed') wire.end();
-      if (sent.end === 'reset') {
-        wire.resetAndDestroy();
-        return finish(true);
-      }
-      look();
-    };
-    wire.once('connect', next);
-  });
+type Fault = 'crashes' | 'hangs' | 'misread';
+const emptyTally = () => ({
+  connections: 0,
+  requests: 0,
+  proxied: 0,
+  answered: 0,
+  crashes: 0,
+  hangs: 0,
+  misread: 0,
+  repeated: 0,
+  nameless: 0,
+  leftToLibrary: 0,
+});
 
-export const runFuzz = async (t: Teardown, options: FuzzOptions): Promise<FuzzTally> => {
-  const { seed, say } = options;
-  const tally: FuzzTally = {
-    connections: 0,
-    requests: 0,
-    proxied: 0,
-    answered: 0,
-    crashes: 0,
-    hangs: 0,
-    misread: 0,
-    nameless: 0,
-    leftToLibrary: 0,
-  };
+/** Starts the system and its origin; `run` may be called once after another. */
+export const startFuzz = async (
+  t: Teardown,
+  say: (text: string) => void,
+): Promise<{ run(options: FuzzOptions): Promise<FuzzTally> }> => {
+  let tally = emptyTally();
   const underWay = new Map<number, Case>();
   /** How often each request may still be seen by the origin. */
   const expected = new Map<string, number>();
   const namelessIds = new Set<string>();
-  const shown = { crashes: 0, hangs: 0, misread: 0 };
-  const fault = (kind: 'crashes' | 'hangs' | 'misread', what: string, index?: number, sent?: Case): void => {
+  /** For ids that were damaged, too. */
+  const namelessTargets = new Set<string>();
+  let replay = '';
+  const fault = (kind: Fault, what: string, index?: number, sent?: Case): void => {
     tally[kind] += 1;
-    shown[kind] += 1;
-    if (shown[kind] > FAULTS_SHOWN_MAX) return;
+    if (tally[kind] > FAULTS_SHOWN_MAX) return;
     say(`${kind}: ${what}`);
     if (sent === undefined) return;
-    say(`  npm run fuzz:http -- --seed ${seed} --case ${index}`);
+    say(`  npm run fuzz:http -- ${replay} --case ${index}`);
     say(`  ${sent.done.join(', ')}; cuts ${sent.cuts.join(' ')}; ${sent.end}`);
     say(`  ${escaped(sent.bytes)}`);
   };
+  const allow = (request: ReadRequest): void => {
+    const key = keyOf(request);
+    expected.set(key, (expected.get(key) ?? 0) + 1);
+    // What an origin has not seen by now it will never see.
+    if (expected.size > 50_000) for (const old of [...expected.keys()].slice(0, 25_000)) expected.delete(old);
+  };
+  const isNameless = ({ target }: ReadRequest, text: string): boolean =>
+    namelessTargets.has(target) || (text.match(/k\d+x\d+n\d+/g) ?? []).some((id) => namelessIds.has(id));
 
-  const isNameless = (text: string): boolean =>
-    (text.match(/k\d+x\d+n\d+/g) ?? []).some((id) => namelessIds.has(id));
   const origin = await startOrigin({
     seen(request: ReadRequest) {
       tally.proxied += 1;
       const key = keyOf(request);
       const left = expected.get(key) ?? 0;
       if (left > 0) expected.set(key, left - 1);
-      else if (!isNameless(key))
+      else if (!isNameless(request, key))
         fault('misread', `the origin got what nobody sent as a request: ${key.slice(0, 2000)}`);
       const stranger = request.headers.find(
         // A name that was damaged says nothing about anybody, and passes like any other.
@@ -202,6 +163,9 @@ export const runFuzz = async (t: Teardown, options: FuzzOptions): Promise<FuzzTa
       `the process ended (${code ?? signal}) during\n${whatRan()}\n${system.output().slice(-3000)}`,
     );
   });
+  t.teardown(() => {
+    over = true;
+  });
   let logAt = 0;
   const readLog = (): void => {
     const text = system.output().slice(logAt);
@@ -221,123 +185,182 @@ export const runFuzz = async (t: Teardown, options: FuzzOptions): Promise<FuzzTa
     readLog();
   };
 
-  const make = (index: number): { sent: Case; reading: Reading; ids: string[] } => {
-    const ids: string[] = [];
-    const id = (): string => {
-      ids.push(`k${seed}x${index}n${ids.length}`);
-      return ids.at(-1) ?? '';
-    };
-    // Two large odd numbers keep neighbours apart.
-    const sent = caseOf(random((Math.imul(seed, 0x9e3779b1) ^ Math.imul(index, 0x85ebca6b)) >>> 0), {
-      cookie,
-      id,
+  const portOf = async (way: Way): Promise<number> => {
+    if (way === 'straight') return system.ports.public;
+    const tap = await startTap(system.ports.public, { framed: allow });
+    t.teardown(() => tap.close());
+    const at = `127.0.0.1:${tap.port}`;
+    const behind = { gateway: at, origin: at, name: HOST };
+    const front =
+      way === 'nginx'
+        ? await startNginx(t, 'anteroom.conf', behind)
+        : await startHaproxy(t, 'haproxy.cfg', behind);
+    return front.port;
+  };
+
+  let controls = 0;
+  const controlHeaders = {
+    host: HOST,
+    'user-agent': 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) Chrome/140.0.0.0 Safari/537.36',
+    'x-forwarded-for': '198.51.100.1',
+  };
+  const watch = (port: number, way: Way) =>
+    watchPauses({
+      port,
+      pid: child.pid ?? 0,
+      say,
+      controls: [
+        {
+          name: 'the gateway',
+          method: 'GET',
+          path: () => '/.well-known/jwks.json',
+          headers: controlHeaders,
+        },
+        {
+          name: 'Redis',
+          method: 'POST',
+          path: () => '/v1/rooms/demo/places',
+          headers: { ...controlHeaders, 'content-type': 'application/json', cookie },
+          body: '{}',
+        },
+        {
+          name: 'the origin',
+          method: 'GET',
+          path() {
+            controls += 1;
+            const target = `/o/control-${controls}`;
+            // Behind a proxy the tap sees it.
+            if (way === 'straight') allow({ method: 'GET', target, headers: [], body: Buffer.alloc(0) });
+            return target;
+          },
+          headers: controlHeaders,
+        },
+      ],
     });
-    return { sent, reading: readStrictly(sent.bytes), ids };
-  };
-  const register = (reading: Reading, times: number): void => {
-    for (const request of reading.requests) {
-      const key = keyOf(request);
-      expected.set(key, (expected.get(key) ?? 0) + times);
-    }
-  };
 
-  const judge = (
-    index: number,
-    sent: Case,
-    reading: Reading,
-    { came, closed, tookMs }: Result,
-  ): 'fine' | 'slow' => {
-    const { requests, rest } = reading;
-    const read = readAnswers(
-      came,
-      requests.map(({ method }) => method),
-    );
-    if (read === undefined) {
-      fault('misread', `what came back is no answer: ${escaped(came.subarray(0, 500))}`, index, sent);
+  const run = async ({ way, seconds, seed, only }: FuzzOptions): Promise<FuzzTally> => {
+    tally = emptyTally();
+    replay = `--seed ${seed}${way === 'straight' ? '' : ` --behind ${way}`}`;
+    const port = await portOf(way);
+
+    const make = (index: number): { sent: Case; reading: Reading; ids: string[] } => {
+      const ids: string[] = [];
+      const id = (): string => {
+        ids.push(`k${seed}x${index}n${ids.length}`);
+        return ids.at(-1) ?? '';
+      };
+      // Two large odd numbers keep neighbours apart.
+      const sent = caseOf(random((Math.imul(seed, 0x9e3779b1) ^ Math.imul(index, 0x85ebca6b)) >>> 0), {
+        cookie,
+        id,
+      });
+      return { sent, reading: readStrictly(sent.bytes), ids };
+    };
+
+    const judge = (index: number, sent: Case, reading: Reading, result: Result): 'fine' | 'slow' => {
+      const { requests, rest } = reading;
+      const { came, closed } = result;
+      const read = readAnswers(
+        came,
+        requests.map(({ method }) => method),
+      );
+      // A proxy answers in its own words what it refuses, and may take more for a request than a strict reader does.
+      const isJudged = way === 'straight' || (rest === 'nothing' && !reading.untaken);
+      if (read === undefined) {
+        if (isJudged)
+          fault('misread', `what came back is no answer: ${escaped(came.subarray(0, 500))}`, index, sent);
+        return 'fine';
+      }
+      const { answers } = read;
+      tally.answered += answers.length;
+      const streaming = answers.at(-1)?.keepsOpen === true;
+      if (isJudged && !reading.nameless) {
+        const told = `${answers.length} answers (${answers.map(({ status }) => status).join(' ')}) to ${requests.length} requests and ${rest} (${reading.fault})`;
+        if (answers.length > requests.length + (rest === 'nothing' ? 0 : 1))
+          fault('misread', told, index, sent);
+        else if (
+          answers.length > requests.length &&
+          (answers.at(-1)?.status ?? 0) < 400 &&
+          !(rest === 'body-missing' && answers.at(-1)?.echo === '' && isSafe(sent.bytes, reading.restAt))
+        )
+          fault('misread', `what is not in order was served: ${told}`, index, sent);
+        for (const [at, answer] of answers.entries()) {
+          const request = requests[at];
+          if (request === undefined || answer.status !== 200) continue;
+          const isOrigins = request.target.startsWith('/o/');
+          if ((isOrigins || answer.echo !== '') && answer.echo !== echoOf(request))
+            fault(
+              'misread',
+              `answer ${at + 1} is that of another request (${request.method} ${request.target})`,
+              index,
+              sent,
+            );
+        }
+      }
+      if (closed || streaming) return 'fine';
+      if (reading.untaken || (rest === 'bad' && answers.length === requests.length)) tally.leftToLibrary += 1;
+      else if (result.untilMs - result.fromMs > HANG_MS) return 'slow';
       return 'fine';
-    }
-    const { answers } = read;
-    tally.answered += answers.length;
-    const streaming = answers.at(-1)?.keepsOpen === true;
-    if (!reading.nameless) {
-      const told = `${answers.length} answers (${answers.map(({ status }) => status).join(' ')}) to ${requests.length} requests and ${rest} (${reading.fault})`;
-      if (answers.length > requests.length + (rest === 'nothing' ? 0 : 1))
-        fault('misread', told, index, sent);
-      else if (answers.length > requests.length && (answers.at(-1)?.status ?? 0) < 400)
-        fault('misread', `what is not in order was served: ${told}`, index, sent);
-      for (const [at, answer] of answers.entries()) {
-        const request = requests[at];
-        if (request === undefined || answer.status !== 200) continue;
-        const isOrigins = request.target.startsWith('/o/');
-        if ((isOrigins || answer.echo !== '') && answer.echo !== echoOf(request))
-          fault(
-            'misread',
-            `answer ${at + 1} is that of another request (${request.method} ${request.target})`,
-            index,
-            sent,
-          );
-      }
-    }
-    if (closed || streaming) return 'fine';
-    if (reading.untaken || (rest === 'bad' && answers.length === requests.length)) tally.leftToLibrary += 1;
-    else if (tookMs > HANG_MS) return 'slow';
-    return 'fine';
-  };
+    };
 
-  const tryOne = async (index: number): Promise<void> => {
-    const { sent, reading, ids } = make(index);
-    if (sent.bytes.length === 0) return;
-    if (reading.nameless) {
-      tally.nameless += 1;
-      for (const id of ids) namelessIds.add(id);
-    }
-    tally.connections += 1;
-    tally.requests += reading.requests.length;
-    // Once more, in case it has to be tried again.
-    register(reading, 1);
-    underWay.set(index, sent);
-    try {
-      if (judge(index, sent, reading, await send(system.ports.public, sent, reading)) === 'slow') {
-        // A busy machine is slow, too; what waits twice waits because of what was sent.
-        register(reading, 1);
-        const again = judge(index, sent, reading, await send(system.ports.public, sent, reading));
-        if (again === 'slow')
+    const pauses = watch(port, way);
+    const tryOne = async (index: number): Promise<void> => {
+      const { sent, reading, ids } = make(index);
+      if (sent.bytes.length === 0) return;
+      if (reading.nameless) {
+        tally.nameless += 1;
+        for (const id of ids) namelessIds.add(id);
+        for (const [, target = ''] of sent.bytes.toString('latin1').matchAll(/ (\/\S*) HTTP\//g))
+          namelessTargets.add(target);
+      }
+      tally.connections += 1;
+      tally.requests += reading.requests.length;
+      underWay.set(index, sent);
+      const once = async () => {
+        if (way === 'straight') for (const request of reading.requests) allow(request);
+        const result = await send(port, sent, reading);
+        return { result, judged: judge(index, sent, reading, result) };
+      };
+      try {
+        const { result, judged } = await once();
+        if (judged === 'fine') return;
+        tally.repeated += 1;
+        // What was slow while all was slow says nothing; what waits twice waits because of what was sent.
+        if (pauses.touched(result.fromMs, result.untilMs) && !(await pauses.calm()))
+          fault('hangs', 'a pause did not end', index, sent);
+        else if ((await once()).judged === 'slow')
           fault('hangs', `neither answered nor closed within ${HANG_MS} ms (${reading.rest})`, index, sent);
-      }
-    } catch (error) {
-      if (!over) fault('crashes', `no connection: ${error}`, index, sent);
-    } finally {
-      underWay.delete(index);
-    }
-  };
-
-  if (options.only !== undefined) {
-    const { sent, reading } = make(options.only);
-    say(`${sent.done.join(', ')}; cuts ${sent.cuts.join(' ')}; ${sent.end}\n${escaped(sent.bytes)}`);
-    say(`${reading.requests.length} requests, then ${reading.rest} ${reading.fault}`);
-    register(reading, 1);
-    const result = await send(system.ports.public, sent, reading);
-    say(
-      `${escaped(result.came)}\n${result.closed ? 'closed' : 'left open'} after ${Math.round(result.tookMs)} ms`,
-    );
-    await tryOne(options.only);
-  } else {
-    const untilMs = performance.now() + options.seconds * 1000;
-    let index = 0;
-    const worker = async (): Promise<void> => {
-      while (performance.now() < untilMs && !over) {
-        index += 1;
-        await tryOne(index);
-        // What an origin has not seen by now it will never see.
-        if (expected.size > 50_000)
-          for (const key of [...expected.keys()].slice(0, 25_000)) expected.delete(key);
+      } catch (error) {
+        if (!over) fault('crashes', `no connection: ${error}`, index, sent);
+      } finally {
+        underWay.delete(index);
       }
     };
-    const health = setInterval(() => void checkHealth(), 1000);
-    await Promise.all(Array.from({ length: CONNECTIONS }, worker));
-    clearInterval(health);
-  }
-  if (!over) await checkHealth();
-  over = true;
-  return tally;
+
+    if (only !== undefined) {
+      const { sent, reading } = make(only);
+      say(`${sent.done.join(', ')}; cuts ${sent.cuts.join(' ')}; ${sent.end}\n${escaped(sent.bytes)}`);
+      say(`${reading.requests.length} requests, then ${reading.rest} ${reading.fault}`);
+      if (way === 'straight') for (const request of reading.requests) allow(request);
+      const { came, closed, fromMs, untilMs } = await send(port, sent, reading);
+      say(`${escaped(came)}\n${closed ? 'closed' : 'left open'} after ${Math.round(untilMs - fromMs)} ms`);
+      await tryOne(only);
+    } else {
+      const untilMs = performance.now() + seconds * 1000;
+      let index = 0;
+      const worker = async (): Promise<void> => {
+        while (performance.now() < untilMs && !over) {
+          index += 1;
+          await tryOne(index);
+        }
+      };
+      const health = setInterval(() => void checkHealth(), 1000);
+      await Promise.all(Array.from({ length: CONNECTIONS }, worker));
+      clearInterval(health);
+    }
+    pauses.stop();
+    if (!over) await checkHealth();
+    return { ...tally, pauses: pauses.list };
+  };
+  return { run };
 };

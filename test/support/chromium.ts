@@ -12,6 +12,10 @@ const chromiumPath = (): string => {
   return found;
 };
 
+/** What this Chromium would send with a window; headless, it says so, and is asked to show that it is a person. */
+export const windowedAgent = (browser: Browser): string =>
+  `Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/${browser.version().split('.')[0]}.0.0.0 Safari/537.36`;
+
 export const launchChromium = (): Promise<Browser> =>
   chromium.launch({
     executablePath: chromiumPath(),

@@ -4,7 +4,7 @@
 export const eventually = async (
   what: string,
   check: () => boolean | Promise<boolean>,
-  deadlineMs = 10_000,
+  deadlineMs = 30_000,
 ): Promise<void> => {
   const until = performance.now() + deadlineMs;
   let cause: unknown;

@@ -13,11 +13,11 @@ import { createLimits, tollOf } from '../../gateway/limits.ts';
 import { createOverload, type Overload } from '../../gateway/overload.ts';
 import { securityHeaders } from '../../gateway/security-headers.ts';
 import { createSessions, type Sessions } from '../../gateway/sessions.ts';
-import { systemClock } from '../../kernel/clock.ts';
+import { type Clock, systemClock } from '../../kernel/clock.ts';
 import { readConfig } from '../../kernel/config.ts';
 import { withCors } from '../../kernel/cors.ts';
 import { createFetcher } from '../../kernel/fetch.ts';
-import { createServer } from '../../kernel/http.ts';
+import { createServer, type Server } from '../../kernel/http.ts';
 import { parseRoomId, type RoomId } from '../../kernel/ids.ts';
 import { roomsKey } from '../../kernel/keys.ts';
 import { silentLog } from '../../kernel/log.ts';
@@ -26,6 +26,7 @@ import { createTokens, generateKey, parseKeys, type Tokens } from '../../kernel/
 import type { UserTokens } from '../../kernel/user-token.ts';
 import { createClaimsReader } from '../../line/claims.ts';
 import { createIdentifier } from '../../line/identify.ts';
+import { createLooks } from '../../line/looks.ts';
 import { readSession, type Session, signSession } from '../../line/receipt.ts';
 import { defaultSettings, type Settings } from '../../line/settings.ts';
 import { createUsers } from '../../line/users.ts';
@@ -46,6 +47,8 @@ export type Room = {
   keys: Keys;
   path: string;
   promote(): Promise<void>;
+  /** Changes settings while the line stands, as an operator would. */
+  change(settings: Partial<Settings>): Promise<void>;
   /** Counts the line anew; every gateway knows it then. */
   measure(): Promise<void>;
   /** Moves a session back in time, as if `seconds` had passed; answers its cookie as it would have been signed. */
@@ -59,6 +62,7 @@ export type Gateways = {
   bases: string[];
   /** Of each gateway. */
   metrics: Metrics[];
+  servers: Server[];
   /** What each gateway refuses for lack of room. It looks at itself only when a test says so. */
   overloads: Overload[];
   /** What the origin was asked, newest last. */
@@ -98,6 +102,8 @@ export const startGateways = async (
     registered?: (method: string, pattern: string) => void;
     /** How late the event loop is said to be. */
     probe?: { lagMs(): number };
+    /** Of the limits; one that stands gives nothing back, however slow the machine. */
+    clock?: Clock;
   },
 ): Promise<Gateways> => {
   const redis = await startRedis(t);
@@ -118,6 +124,7 @@ export const startGateways = async (
   const bases: string[] = [];
   const allMetrics: Metrics[] = [];
   const overloads: Overload[] = [];
+  const servers: Server[] = [];
 
   const start = async (): Promise<void> => {
     const client = await redis.connect('gateway');
@@ -138,6 +145,12 @@ export const startGateways = async (
       log,
       bodyBytesMax: config.bodyBytesMax,
       slowReaderMs: config.slowReaderMs,
+      slowReaderBytesMax: config.slowReaderBytesMax,
+      slowReaders: {
+        dropped: (bytes) => metrics.inc('dropped_bytes_total', {}, bytes),
+        cut: () => metrics.inc('slow_readers_total', {}),
+      },
+      messageBytesMax: config.streamMessageBytesMax,
       trustedProxies: ['127.0.0.1'],
       headers: securityHeaders(names),
       tunnelBytesMax: config.socketMessageBytesMax,
@@ -154,7 +167,7 @@ export const startGateways = async (
       breaker: { failuresMax: config.originFailuresMax, restMs: config.originRestMs },
     });
     const nowMs = (): number => view.redisNowMs();
-    const limits = createLimits({ config, redis: client, clock: systemClock, metrics });
+    const limits = createLimits({ config, redis: client, clock: options.clock ?? systemClock, metrics });
     const users =
       options.users === undefined
         ? undefined
@@ -165,23 +178,26 @@ export const startGateways = async (
             toll: tollOf(limits),
             ...{ nowMs, metrics },
           });
+    const looks = createLooks(client);
     const identifier = createIdentifier({
-      ...{ redis: client, tokens, users, names, nowMs },
+      ...{ looks, tokens, users, names, nowMs },
       visitorDays: config.visitorDays,
     });
     if (options.streams === true) {
       const broker = createBroker({
         config: { ...config, publicUrl: PUBLIC_URL },
-        ...{ server, redis: client, view, tokens, identifier, log, metrics },
+        ...{ server, redis: client, looks, view, tokens, identifier, log, metrics },
         reader: await redis.connect('broker-reader', { blocking: true }),
       });
       t.teardown(() => broker.stop());
     }
     const gateway = createGateway({
+      level: () => overload.level,
       config,
       server,
       redis: client,
       reader,
+      looks,
       view,
       tokens,
       identifier,
@@ -206,6 +222,7 @@ export const startGateways = async (
     views.push(view);
     allMetrics.push(metrics);
     overloads.push(overload);
+    servers.push(server);
     bases.push(`http://127.0.0.1:${port}`);
     t.teardown(async () => {
       await gateway.stop();
@@ -221,12 +238,19 @@ export const startGateways = async (
     const roomKeys = scripts.roomKeys(room);
     const path = `/shop-${name}`;
     const full = { ...defaultSettings, title: name, routes: [path], origin, newUsersPerMinute: 60_000 };
-    await scripts.configure.run(redis.client, roomKeys, {
-      nowMs: '',
-      version: 1,
-      settings: JSON.stringify({ ...full, burst: 1000, totalActiveUsers: 1000, ...settings }),
-      create: 1,
-    });
+    let version = 0;
+    let current: Partial<Settings> = { ...full, burst: 1000, totalActiveUsers: 1000, ...settings };
+    const configure = async (change: Partial<Settings>): Promise<void> => {
+      current = { ...current, ...change };
+      version += 1;
+      await scripts.configure.run(redis.client, roomKeys, {
+        nowMs: '',
+        version,
+        settings: JSON.stringify(current),
+        create: version === 1 ? 1 : 0,
+      });
+    };
+    await configure({});
     const surveyor = createSurveyor({
       config: { snapshotMs: 0 },
       redis: redis.client,
@@ -244,6 +268,7 @@ export const startGateways = async (
       keys: roomKeys,
       path,
       session,
+      change: configure,
       async promote() {
         await scripts.promote.run(redis.client, roomKeys, { nowMs: '', promoteMax: 500, examineMax: 500 });
       },
@@ -290,7 +315,7 @@ export const startGateways = async (
     return { view, sessions: createSessions({ redis: redis.client, view, tokens }) };
   };
 
-  return { redis, tokens, bases, metrics: allMetrics, overloads, seen, memory, open, fan, inside };
+  return { redis, tokens, bases, metrics: allMetrics, servers, overloads, seen, memory, open, fan, inside };
 };
 
 /** The same browser at another gateway: its cookies go along. */

@@ -8,14 +8,17 @@ export const startHaproxy = (
   t: Teardown,
   file: 'haproxy.cfg' | 'haproxy-auth.cfg',
   behind: Fronted,
+  /** Other values of the file, for a test that cannot wait as long as people do. */
+  changed: Record<string, string> = {},
 ): Promise<Front> =>
   startFront(t, {
     program: 'haproxy',
     files: ({ port }) => ({
       'haproxy.cfg': settle(readFileSync(new URL(`../../deploy/haproxy/${file}`, import.meta.url), 'utf8'), {
         'bind :80': `bind 127.0.0.1:${port}`,
-        'lower -m str tickets.example': 'lower -m str 127.0.0.1',
+        'lower -m str tickets.example': `lower -m str ${behind.name ?? '127.0.0.1'}`,
         'server gateway 127.0.0.1:8080': `server gateway ${behind.gateway}`,
+        ...changed,
         ...(file === 'haproxy.cfg'
           ? {}
           : {

@@ -180,9 +180,18 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
     return [`promoted ${done.promoted} ${done.parked} ${placeIds.join(',')}`, due];
   };
 
+  const isInside = (placeId: string): boolean => model.places.get(placeId)?.state === 'active';
+  const fitting: Partial<Record<Operation, (placeId: string) => boolean>> = {
+    end: isInside,
+    renew: isInside,
+    restore: (placeId) => receipts.has(placeId) && !model.places.has(placeId),
+  };
+
   /** One operation with what it needs drawn beforehand, so that it can run again later just as it was. */
   const callOf = (operation: Operation): (() => Promise<[said: string, due: string]>) | undefined => {
-    const placeId = dice.pick(people);
+    // Half of the time somebody with whom it has an effect, or visits would hardly ever end and be asked for again.
+    const likely = dice.below(2) === 0 ? people.filter(fitting[operation] ?? (() => true)) : people;
+    const placeId = dice.pick(likely.length > 0 ? likely : people);
     const place = model.places.get(placeId);
     const receipt = receipts.get(placeId);
     const number = dice.pick([place?.number ?? 1, receipt?.number ?? 1, place?.number ?? 1]);

@@ -1,13 +1,11 @@
 // A line as two sorted lists of scores, measured as lua/room/measure does and surveyed as the dispatcher does, but
 // without Redis: whole sales of many thousand places run in a second, and the true rank of everyone is at hand.
 
-import { isCoarse, planAnchors } from '../../line/anchors.ts';
 import { lowerBound } from '../../line/position.ts';
 import { defaultSettings, type Settings } from '../../line/settings.ts';
-import { composeSnapshot, LIST_MAX, listMinAfter, type Snapshot } from '../../line/snapshot.ts';
+import { LIST_MAX, listMinAfter, type Snapshot } from '../../line/snapshot.ts';
+import { survey } from '../../line/survey.ts';
 import type { Measured } from '../../lua/room.ts';
-
-export const ANCHORS_MAX = 500;
 
 export class MeasuredLine {
   /** Scores, ascending. */
@@ -22,6 +20,8 @@ export class MeasuredLine {
   snapshot: Snapshot | undefined;
   fields = new Map<string, string>();
   rounds = 0;
+  /** The most scores that one count of the last snapshot asked for. */
+  countsMost = 0;
 
   join(count: number): void {
     for (let joined = 0; joined < count; joined += 1) {
@@ -80,19 +80,19 @@ export class MeasuredLine {
 
   /** The next snapshot, made and kept. */
   survey(nowMs: number): Snapshot {
-    const before = this.snapshot;
-    let scores = before === undefined ? [] : planAnchors(before, ANCHORS_MAX);
-    for (let round = 1; ; round += 1) {
-      this.rounds += 1;
-      const measured = this.measure(scores, before?.listedTo ?? Number.NEGATIVE_INFINITY, nowMs);
-      const composed = composeSnapshot(measured, scores, before);
-      if (composed === undefined) throw new Error('the settings of the model are not valid');
-      if (round === 4 || !isCoarse(composed.snapshot, ANCHORS_MAX)) {
-        this.fields.set('pace', composed.pace);
-        this.snapshot = composed.snapshot;
-        return composed.snapshot;
+    const counts = survey(this.snapshot);
+    this.countsMost = 0;
+    for (let step = counts.next(); ; ) {
+      if (step.done === true) {
+        if (step.value === undefined) throw new Error('the settings of the model are not valid');
+        this.fields.set('pace', step.value.pace);
+        this.snapshot = step.value.snapshot;
+        return step.value.snapshot;
       }
-      scores = planAnchors(composed.snapshot, ANCHORS_MAX);
+      const { scores, listedTo } = step.value;
+      this.rounds += 1;
+      this.countsMost = Math.max(this.countsMost, scores.length);
+      step = counts.next(this.measure(scores, Number(listedTo === '-inf' ? -Infinity : listedTo), nowMs));
     }
   }
 }

@@ -5,7 +5,7 @@
 import { join } from 'node:path';
 import type { Browser, BrowserContext, Page } from 'playwright-core';
 import t from 'tap';
-import { launchChromium } from '../support/chromium.ts';
+import { launchChromium, windowedAgent } from '../support/chromium.ts';
 import { eventually } from '../support/eventually.ts';
 import { Fan } from '../support/fan.ts';
 import { startRedis, type TestRedis } from '../support/redis.ts';
@@ -13,9 +13,6 @@ import { createSystem, type System } from '../support/system.ts';
 
 t.setTimeout(170_000);
 
-/** What this Chromium would send with a window; headless, it says so, and is asked to show that it is a person. */
-const agentOf = (browser: Browser): string =>
-  `Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/${browser.version().split('.')[0]}.0.0.0 Safari/537.36`;
 const shots = process.env.ANTEROOM_SHOTS;
 const shoot = async (page: Page, name: string): Promise<void> => {
   if (shots !== undefined) await page.screenshot({ path: join(shots, `${name}.png`) });
@@ -26,7 +23,7 @@ let browser: Browser;
 let redis: TestRedis;
 t.before(async () => {
   redis = await startRedis(t);
-  system = await createSystem(t, { ANTEROOM_REDIS_URL: redis.url, ANTEROOM_LOG_LEVEL: 'warn' });
+  system = await createSystem(t, { ANTEROOM_REDIS_URL: redis.url, ANTEROOM_LOG_LEVEL: 'warn' }, 'embedded');
   await system.start();
   browser = await launchChromium();
   t.teardown(() => browser.close());
@@ -34,7 +31,7 @@ t.before(async () => {
 
 const fanContext = (options: object = {}): Promise<BrowserContext> =>
   browser.newContext({
-    userAgent: agentOf(browser),
+    userAgent: windowedAgent(browser),
     viewport: { width: 390, height: 844 },
     ...options,
   });

@@ -12,13 +12,13 @@ import { random } from '../support/random.ts';
 import { startRedis } from '../support/redis.ts';
 import { createSystem } from '../support/system.ts';
 
-const FANS = 300;
+const FANS = 200;
 const CAP = 20;
 const RATE = 600;
 
 t.setTimeout(170_000);
 
-t.test('300 fans go from arrival to a paid seat, and the books agree', async (t) => {
+t.test('200 fans go from arrival to a paid seat, and the books agree', async (t) => {
   const seed = Math.floor(Math.random() * 1e6);
   t.comment(`seed ${seed}`);
   const dice = random(seed);
@@ -102,7 +102,8 @@ t.test('300 fans go from arrival to a paid seat, and the books agree', async (t)
     t.equal(claimed.status, 200, claimed.text);
     admitted.set(fan.number, (admitted.get(fan.number) ?? 0) + 1);
     t.equal((await fan.claim(turn.claim)).json.expiresAtMs, claimed.json.expiresAtMs, 'one session a visit');
-    t.equal((await fan.ask('GET', '/v1/events/demo/seats')).status, 200);
+    const seats = await fan.ask('GET', '/v1/events/demo/seats');
+    t.equal(seats.status, 200, seats.status === 200 ? 'the seats' : seats.text);
     await new Promise((resolve) => setTimeout(resolve, dice.below(800)));
 
     const section = (['stalls', 'balcony', 'standing'] as const)[index % 3]!;
@@ -149,12 +150,12 @@ t.test('300 fans go from arrival to a paid seat, and the books agree', async (t)
 
   const counted = new Map<string, number>();
   for (const result of results) counted.set(result, (counted.get(result) ?? 0) + 1);
-  t.same(Object.fromEntries(counted), { bought: FANS - 12, left: 12 }, 'nobody is lost');
+  t.same(Object.fromEntries(counted), { bought: FANS - FANS / 25, left: FANS / 25 }, 'nobody is lost');
   t.ok(
     [...admitted.values()].every((times) => times === 1),
     'nobody is let in twice',
   );
-  t.equal(admitted.size, FANS - 12);
+  t.equal(admitted.size, FANS - FANS / 25);
   t.ok(mostInside <= CAP, `most inside at once: ${mostInside}`);
 
   // The same from the entry stream alone.

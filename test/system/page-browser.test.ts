@@ -8,6 +8,7 @@ import { eventually } from '../support/eventually.ts';
 import { type FakeRoom, fakeView, startFakeRoom, waitingAnswer } from '../support/fake-room.ts';
 
 const JOIN = '/v1/rooms/demo/places';
+const EVENTS = '/v1/rooms/demo/events';
 const STATUS = '/v1/rooms/demo/places/me';
 const PASS = '/v1/rooms/demo/pass';
 
@@ -245,7 +246,64 @@ t.test('where only events do not get through, the same comes over a WebSocket', 
   room.send('position', { position: 500, ahead: 499, perMinute: 60, nextMs: 1000 });
   await eventually('it shows what it hears', async () => (await bigNumber(page)) === 500);
   await page.getByText('Live', { exact: true }).waitFor();
+  t.ok(room.count('GET', STATUS) <= 2, 'asked at most once between two tries');
+});
+
+t.test('from polling the page climbs back to a stream', async (t) => {
+  const { room, page } = await openRoom(t, (fake) => {
+    fake.streams = false;
+  });
+  await page.getByText('Checking every few seconds').waitFor({ timeout: 20_000 });
+  const tried = room.count('GET', EVENTS);
+  t.equal(tried, 2, 'it tried twice, and polls on without');
+  room.streams = true;
+  await page.clock.install();
+  await page.clock.fastForward('02:00');
+  await streaming(room);
+  room.send('state', { state: 'waiting', gate: 'open' });
+  await page.getByText('Live', { exact: true }).waitFor();
+});
+
+t.test('a stream that is answered 204 is over, and nobody asks again', async (t) => {
+  const { room, page } = await openRoom(t, (fake) => {
+    fake.answers[`GET ${EVENTS}`] = { status: 204 };
+  });
+  await told(page, 'Your visit has ended');
+  t.equal(room.count('GET', EVENTS), 1);
   t.equal(room.count('GET', STATUS), 0);
+});
+
+t.test('a process that is full is left alone for as long as it says, and polled as it allows', async (t) => {
+  const { room, page } = await openRoom(t, (fake) => {
+    fake.answers[`GET ${EVENTS}`] = {
+      status: 503,
+      headers: { 'retry-after': '600' },
+      body: { code: 'streams-full' },
+    };
+  });
+  await page.getByText('Checking every few seconds').waitFor();
+  await eventually('it asks how things stand', () => room.count('GET', STATUS) >= 5);
+  t.equal(room.count('GET', EVENTS), 1);
+});
+
+t.test('a process that is full and names another address is followed there', async (t) => {
+  const { room, page } = await openRoom(t, (fake) => {
+    const body = { code: 'streams-full', elsewhere: '/second' };
+    fake.answers[`GET ${EVENTS}`] = { status: 503, body };
+  });
+  await eventually('it tries there', () => room.count('GET', `/second${EVENTS}`) >= 1);
+  await told(page, 'You are in line');
+});
+
+t.test('a place that the stream does not know is joined again, in no hurry', async (t) => {
+  const { room, page } = await openRoom(t, (fake) => {
+    fake.answers[`GET ${EVENTS}`] = { status: 404, body: { code: 'place-missing' } };
+  });
+  await eventually('it joined again', () => room.count('POST', JOIN) === 2);
+  t.ok(room.count('GET', EVENTS) <= 2);
+  delete room.answers[`GET ${EVENTS}`];
+  await streaming(room);
+  await told(page, 'You are in line');
 });
 
 t.test('a cut stream is opened again, without a second join', async (t) => {

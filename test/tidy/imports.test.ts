@@ -21,7 +21,7 @@ const MAY: Record<string, readonly string[] | undefined> = {
   gateway: ['kernel', 'lua', 'line', 'bots'],
   admin: ['kernel', 'lua', 'line', 'bots'],
   client: [],
-  bench: ['line'],
+  bench: ['kernel', 'line'],
   scripts: ['kernel', 'lua', 'line'],
   'main.ts': everything,
   test: everything,
@@ -32,7 +32,13 @@ const MAY: Record<string, readonly string[] | undefined> = {
  * bench that ours is compared with are strangers: they use the packages bare.
  */
 const HOMES: Record<string, readonly string[]> = {
-  'uWebSockets.js': ['kernel/http.ts', 'bench/floor.ts', 'bench/naive.ts'],
+  'uWebSockets.js': [
+    'kernel/http.ts',
+    'kernel/bystander.ts',
+    'bench/floor.ts',
+    'bench/naive.ts',
+    'bench/raw-streams.ts',
+  ],
   ioredis: ['kernel/redis.ts', 'bench/naive.ts'],
   undici: ['kernel/fetch.ts'],
   pg: ['kernel/sql.ts'],
@@ -40,7 +46,8 @@ const HOMES: Record<string, readonly string[]> = {
   jose: ['kernel/token.ts', 'kernel/user-token.ts'],
   'prom-client': ['kernel/metrics.ts'],
   'ua-parser-js': ['bots/facts.ts'],
-  fastify: ['bench/fastify-proxy.ts'],
+  fastify: ['bench/fastify-jwt.ts', 'bench/fastify-proxy.ts'],
+  'fast-jwt': ['bench/fastify-jwt.ts'],
   '@fastify/http-proxy': ['bench/fastify-proxy.ts'],
 };
 

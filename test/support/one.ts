@@ -1,7 +1,7 @@
-// One visitor through the batched join script, for tests that speak of one.
+// One place through the scripts that take a batch, for tests that speak of one.
 
 import type { Redis } from '../../kernel/redis.ts';
-import { type JoinOutcome, join, type roomKeys } from '../../lua/room.ts';
+import { type JoinOutcome, join, type Looked, look, type roomKeys } from '../../lua/room.ts';
 
 export type JoinedOne = JoinOutcome | { outcome: 'unknown' } | { outcome: 'otherSale'; sale: number };
 
@@ -27,4 +27,13 @@ export const joinOne = async (
     visitors: [ask.placeId, ask.drawScore ?? '', ask.verdict ?? 'allow'],
   });
   return done.outcome === 'answered' ? done.each[0]! : done;
+};
+
+export const lookOne = async (
+  redis: Redis,
+  keys: ReturnType<typeof roomKeys>,
+  placeId: string,
+): Promise<Looked> => {
+  const found = await look.run(redis, keys, { placeIds: [placeId] });
+  return found.outcome === 'answered' ? found.each[0]! : found;
 };

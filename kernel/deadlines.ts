@@ -1,0 +1,36 @@
+// Deadlines of many things at once, on one timer. A timer a request costs more than the request's own bookkeeping;
+// here a request writes down when it is due, and a sweep looks at all that are under way. A deadline passes up to
+// SWEEP_MS late, which nobody sees: they are seconds long, and name how long we wait, not when something happens.
+
+export type Due = {
+  /** Of performance.now(); 0 while there is nothing to wait for. */
+  dueMs: number;
+  /** Called once for each time that it was due. */
+  late(): void;
+};
+
+const SWEEP_MS = 25;
+
+export const createDeadlines = () => {
+  const watched = new Set<Due>();
+  let timer: NodeJS.Timeout | undefined;
+  const sweep = (): void => {
+    const nowMs = performance.now();
+    for (const due of watched) {
+      if (due.dueMs === 0 || nowMs < due.dueMs) continue;
+      due.dueMs = 0;
+      due.late();
+    }
+    if (watched.size > 0) return;
+    clearInterval(timer);
+    timer = undefined;
+  };
+  return {
+    watch(due: Due): void {
+      watched.add(due);
+      timer ??= setInterval(sweep, SWEEP_MS);
+    },
+    leave: (due: Due): void => void watched.delete(due),
+  };
+};
+export type Deadlines = ReturnType<typeof createDeadlines>;
