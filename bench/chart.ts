@@ -14,6 +14,8 @@ export type Chart = {
   note: string;
   x: { label: string; ticks: readonly string[] };
   y: { label: string };
+  /** A point and its value at each size; `none` where there are too many to read, and the last is told alone. */
+  marks?: 'all' | 'none';
   series: readonly Series[];
 };
 
@@ -39,7 +41,7 @@ export const spread = (heights: readonly number[], gap: number): number[] => {
   return placed;
 };
 
-export const chartSvg = ({ title, note, x, y, series }: Chart): string => {
+export const chartSvg = ({ title, note, x, y, series, marks = 'all' }: Chart): string => {
   const { width, height, left, right, top, bottom } = SIZE;
   const all = series.flatMap(({ values }) => values);
   const low = Math.floor(Math.log10(Math.min(...all)));
@@ -76,11 +78,11 @@ export const chartSvg = ({ title, note, x, y, series }: Chart): string => {
   for (const [order, { name, colour, values }] of series.entries()) {
     const points = values.map((value, index) => `${at(xOf(index))} ${at(yOf(value))}`);
     lines.push(`<path d="M${points.join('L')}" fill="none" stroke="${colour}" stroke-width="2"/>`);
-    for (const [index, value] of values.entries())
+    for (const [index, value] of marks === 'all' ? values.entries() : [])
       lines.push(`<circle cx="${at(xOf(index))}" cy="${at(yOf(value))}" r="3.5" fill="${colour}"/>`);
     lines.push(text([width - right + 40, ends[order]!], name, { fill: colour, weight: 600 }));
   }
-  for (const index of x.ticks.keys()) {
+  for (const index of marks === 'all' ? x.ticks.keys() : [x.ticks.length - 1]) {
     const heights = spread(
       series.map(({ values }) => yOf(values[index]!) - 8),
       VALUE_GAP,

@@ -18,6 +18,14 @@ const KILOBYTE = 'x'.repeat(1024);
 app.get('/demo/v1/kilobyte', (answer) => {
   answer.writeHeader('content-type', 'text/plain').end(KILOBYTE);
 });
+const MEBIBYTE = Buffer.alloc(1_048_576, 'x');
+app.get('/demo/v1/bytes/:count', (answer, request) => {
+  answer.writeHeader('content-type', 'text/plain');
+  answer.end(MEBIBYTE.subarray(0, Number(request.getParameter(0))));
+});
+app.get('/v1/authorize', (answer) => {
+  answer.writeStatus('204 No Content').endWithoutBody();
+});
 app.get('/*', (answer) => {
   answer.end(HELLO);
 });

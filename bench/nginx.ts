@@ -1,4 +1,5 @@
-// A private nginx of one worker in front of an address: its own folder, port and configuration, never the system's.
+// A private nginx of one worker in front of an address, or in auth mode with the file of deploy/: its own folder, port
+// and configuration, never the system's.
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -8,14 +9,19 @@ import { freePort, own, pause, type Running, stopChild } from './system.ts';
 
 const READY_MS_MAX = 5000;
 
-/** A plain `proxy_pass` as its manual shows it, with connections to the origin kept open and the usual headers set. */
-const configOf = (folder: string, port: number, origin: string): string => `
+const configOf = (folder: string, sites: string): string => `
 daemon off; worker_processes 1; pid ${folder}/pid; error_log ${folder}/error.log;
 events { worker_connections 1024; }
 http {
   access_log off;
   ${['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${folder}/${name};`).join(' ')}
   keepalive_requests 1000000000;
+${sites}
+}
+`;
+
+/** A plain `proxy_pass` as its manual shows it, with connections to the origin kept open and the usual headers set. */
+const proxySite = (port: number, origin: string): string => `
   upstream origin { server ${new URL(origin).host}; keepalive 128; keepalive_requests 1000000000; }
   server {
     listen 127.0.0.1:${port};
@@ -29,14 +35,34 @@ http {
       proxy_set_header X-Request-Id $request_id;
     }
   }
-}
 `;
 
-export const startNginx = async (origin: string): Promise<Running> => {
+/** Auth mode as deploy/ shows it, with addresses of the bench: `gateway` is asked, `origin` gets what may go on. */
+const authSite = (port: number, { gateway, origin }: { gateway: string; origin: string }): string => {
+  const settled: Record<string, string> = {
+    'listen 80 default_server;': `listen 127.0.0.1:${port} default_server;`,
+    'listen 80;': `listen 127.0.0.1:${port};`,
+    'server_name tickets.example;': 'server_name 127.0.0.1;',
+    'server 127.0.0.1:8080;': `server ${new URL(gateway).host}; keepalive_requests 1000000000;`,
+    'server 127.0.0.1:3000;': `server ${new URL(origin).host}; keepalive_requests 1000000000;`,
+  };
+  let site = readFileSync(new URL('../deploy/nginx/anteroom-auth.conf', import.meta.url), 'utf8');
+  for (const [from, to] of Object.entries(settled)) {
+    if (!site.includes(from)) throw new Error(`the file of deploy/ has no '${from}' any more`);
+    site = site.replace(from, to);
+  }
+  return site;
+};
+
+export const startNginx = (origin: string): Promise<Running> => start((port) => proxySite(port, origin));
+export const startAuthNginx = (behind: { gateway: string; origin: string }): Promise<Running> =>
+  start((port) => authSite(port, behind));
+
+const start = async (siteOf: (port: number) => string): Promise<Running> => {
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-bench-nginx-'));
   const port = await freePort();
   const file = join(folder, 'nginx.conf');
-  writeFileSync(file, configOf(folder, port, origin));
+  writeFileSync(file, configOf(folder, siteOf(port)));
   const child = spawn('nginx', ['-p', folder, '-c', file, '-e', join(folder, 'error.log')], {
     stdio: ['ignore', 'ignore', 'inherit'],
     // Debian keeps it where only an administrator's PATH looks.

@@ -20,9 +20,11 @@ export const startAttacked = async (keep: <T extends { stop(): Promise<void> }>(
     ANTEROOM_DEMO: 'on',
     ANTEROOM_TRUSTED_PROXIES: '127.0.0.1',
   };
-  keep(await startSystem({ ...shared, ANTEROOM_ROLES: 'dispatcher,booking-core,admin,broker' }));
+  const others = keep(
+    await startSystem({ ...shared, ANTEROOM_ROLES: 'dispatcher,booking-core,admin,broker' }),
+  );
   const system: RunningSystem = keep(await startSystem({ ...shared, ANTEROOM_ROLES: 'gateway' }));
-  return { redis, system };
+  return { redis, others, system };
 };
 
 /** Ordinary fans for some seconds; throws when one of them was not let into the line. */

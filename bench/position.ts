@@ -4,21 +4,18 @@
 
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { isCoarse, planAnchors } from '../line/anchors.ts';
 import { aheadOf } from '../line/position.ts';
 import { defaultSettings } from '../line/settings.ts';
-import { composeSnapshot, LIST_MAX, listMinAfter, type Snapshot, snapshotText } from '../line/snapshot.ts';
+import { LIST_MAX, type Snapshot, snapshotText } from '../line/snapshot.ts';
+import type { Ask } from '../line/survey.ts';
 import { median, type Row, rounded } from './report.ts';
 import { type BareRedis, startBareRedis, type Value } from './resp.ts';
+import { takeSnapshot } from './survey.ts';
 
-/** As in dispatcher/measure.ts. */
-const ANCHORS_MAX = 500;
-const ROUNDS_MAX = 4;
-const TICKS = 20;
-const REPEATED = 200;
-/** Promoted in each of those ticks, and leaving besides. */
+const TICKS = 40;
+/** Promoted in each of those ticks; besides, as many leave as make a fifth in half an hour. */
 const PROMOTED = 1000;
-const LEAVING = 500;
+const LEAVING_SHARE = 0.2 / 1800;
 const SAMPLE = 1_000_000;
 const KEYS = ['room', 'line', 'parked', 'withheld', 'promoted', 'active'].map((name) => `ar:{bench}:${name}`);
 const [roomKey = '', lineKey = ''] = KEYS;
@@ -66,65 +63,10 @@ const fill = async (redis: BareRedis, scores: Float64Array, count: number): Prom
   await Promise.all(sent);
 };
 
-const textsOf = (value: Value | undefined): string[] => (Array.isArray(value) ? value.map(String) : []);
-const scoresIn = (value: Value | undefined): number[] =>
-  typeof value === 'string' && value !== '' ? value.split(' ').map(Number) : [];
-
-/** The reply of room.measure, as lua/room.ts reads it; the bench may not import that. */
-const measuredOf = (reply: Value) => {
-  const at = Array.isArray(reply) ? reply : [];
-  if (at[0] !== 'measured') throw new Error(`room.measure answered ${String(at[0])}`);
-  const flat = textsOf(at[2]);
-  const room = new Map<string, string>();
-  for (let index = 0; index + 1 < flat.length; index += 2) room.set(flat[index]!, flat[index + 1]!);
-  return {
-    outcome: 'measured' as const,
-    atMs: Number(at[1]),
-    room,
-    waiting: Number(at[3]),
-    parked: Number(at[4]),
-    withheld: Number(at[5]),
-    promoted: Number(at[6]),
-    active: Number(at[7]),
-    listed: scoresIn(at[8]),
-    between: scoresIn(at[9]).reverse(),
-    parkedBefore: Number(at[10]),
-    parkedAt: textsOf(at[11]).map(Number),
-    ranks: textsOf(at[12]).map(Number),
-    nearScore: String(at[13]),
-  };
-};
-
-type Surveyed = { snapshot: Snapshot; rounds: number };
-
-const survey = async (
-  redis: BareRedis,
-  sha: string,
-  before: Snapshot | undefined,
-  atMs: number,
-): Promise<Surveyed> => {
-  let scores = before === undefined ? [] : planAnchors(before, ANCHORS_MAX);
-  for (let round = 1; ; round += 1) {
-    const listedTo = before?.listedTo ?? '-inf';
-    const reply = await redis.ask(
-      'EVALSHA',
-      sha,
-      KEYS.length,
-      ...KEYS,
-      atMs,
-      0,
-      listMinAfter(before),
-      LIST_MAX,
-      listedTo,
-      ...scores,
-    );
-    const composed = composeSnapshot(measuredOf(reply), scores, before);
-    if (composed === undefined) throw new Error('the settings of the bench are not valid');
-    if (round === ROUNDS_MAX || !isCoarse(composed.snapshot, ANCHORS_MAX))
-      return { snapshot: composed.snapshot, rounds: round };
-    scores = planAnchors(composed.snapshot, ANCHORS_MAX);
-  }
-};
+const measureBy =
+  (redis: BareRedis, sha: string, atMs: number) =>
+  ({ listMin, listedTo, scores }: Ask): Promise<Value> =>
+    redis.ask('EVALSHA', sha, KEYS.length, ...KEYS, atMs, 0, listMin, LIST_MAX, listedTo, ...scores);
 
 /** Milliseconds of Redis that the script took since the last reset, by its own statistics. */
 const scriptMs = async (redis: BareRedis): Promise<number> => {
@@ -134,73 +76,87 @@ const scriptMs = async (redis: BareRedis): Promise<number> => {
   return Number(usec ?? Number.NaN) / 1000;
 };
 
-/** CPU of the main thread for one count as the next tick would make it, its reply included. */
-const cpuMsOf = async (redis: BareRedis, sha: string, last: Snapshot): Promise<number> => {
-  const used = async (): Promise<number> => {
-    const info = String(await redis.ask('INFO', 'cpu'));
-    const seconds = ['user', 'sys'].map((kind) =>
-      Number(new RegExp(`used_cpu_${kind}_main_thread:([\\d.]+)`).exec(info)?.[1]),
-    );
-    return (seconds[0]! + seconds[1]!) * 1000;
-  };
-  const scores = planAnchors(last, ANCHORS_MAX);
-  const ask = () =>
-    redis.ask(
-      'EVALSHA',
-      sha,
-      KEYS.length,
-      ...KEYS,
-      1,
-      0,
-      listMinAfter(last),
-      LIST_MAX,
-      last.listedTo,
-      ...scores,
-    );
-  await ask();
-  const from = await used();
-  for (let count = 0; count < REPEATED; count += 1) await ask();
-  return ((await used()) - from) / REPEATED;
-};
-
-const errorsOf = (snapshot: Snapshot, scores: Float64Array): { sorted: Float64Array; inexact: number } => {
+type Errors = { sorted: Float64Array; inexact: number };
+/** Of those who still stand; `isGone` by index in `scores`. */
+const errorsOf = (snapshot: Snapshot, scores: Float64Array, isGone: Uint8Array): Errors => {
   const stride = Math.max(1, Math.floor(scores.length / SAMPLE));
   const errors: number[] = [];
   let inexact = 0;
-  for (let index = 0; index < scores.length; index += index < 1000 ? 1 : stride) {
-    const off = Math.abs(aheadOf(snapshot, scores[index]!) - index);
-    if (index < 1000) inexact += off === 0 ? 0 : 1;
-    else errors.push(off / (index + 1));
+  let ahead = 0;
+  for (let index = 0; index < scores.length; index += 1) {
+    if (isGone[index] === 1) continue;
+    if (ahead < 1000 || index % stride === 0) {
+      const off = Math.abs(aheadOf(snapshot, scores[index]!) - ahead);
+      if (ahead < 1000) inexact += off === 0 ? 0 : 1;
+      else errors.push(off / (ahead + 1));
+    }
+    ahead += 1;
   }
   return { sorted: Float64Array.from(errors).sort(), inexact };
 };
 const percentAt = (sorted: Float64Array, share: number): number =>
   rounded((sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0) * 100, 3);
 
-/** The sale goes on: the head is promoted, a stretch somewhere leaves; answers how many of a sample rose. */
-const risesOver = async (redis: BareRedis, sha: string, start: Snapshot, scores: Float64Array) => {
+type Gone = { from: number; to: number };
+/** Who leaves in a tick besides the promoted, as stretches of indexes: one by one, or in clumps of 50 to 550. */
+const stretchesOf = (next: () => number, first: number, count: number, isClumped: boolean): Gone[] => {
+  const stretches: Gone[] = [];
+  for (let left = Math.ceil((count - first) * LEAVING_SHARE); left > 0; ) {
+    const length = isClumped ? 50 + Math.floor(next() * 500) : 1;
+    const from = first + Math.floor(next() * (count - first));
+    stretches.push({ from, to: Math.min(count, from + length) });
+    left -= length;
+  }
+  return stretches;
+};
+
+type Sale = {
+  rises: number;
+  ms: number[];
+  counts: number[];
+  rounds: number[];
+  last: Snapshot;
+  errors: Errors;
+};
+
+/** The sale goes on: the head is promoted, others leave; how many of a sample rose, and how far all are off. */
+const sellOn = async (
+  redis: BareRedis,
+  sha: string,
+  given: { start: Snapshot; scores: Float64Array; isClumped: boolean },
+): Promise<Sale> => {
+  const { start, scores, isClumped } = given;
   const next = dice(7);
-  const sample = Array.from({ length: 20_000 }, () => scores[Math.floor(next() * scores.length)]!);
-  let before = start;
-  let rises = 0;
-  const ms: number[] = [];
-  let from = 0;
+  const sample = Array.from({ length: 20_000 }, () => Math.floor(next() * scores.length));
+  const isGone = new Uint8Array(scores.length);
+  const sale: Sale = {
+    ...{ rises: 0, ms: [], counts: [], rounds: [] },
+    ...{ last: start, errors: { sorted: new Float64Array(), inexact: 0 } },
+  };
   const promoted = Math.min(PROMOTED, Math.floor(scores.length / (2 * TICKS)));
   for (let tick = 1; tick <= TICKS; tick += 1) {
-    from += promoted;
-    await redis.ask('ZREMRANGEBYSCORE', lineKey, '-inf', `(${scores[from]}`);
-    const at = from + Math.floor(next() * (scores.length - from));
-    const leaving = Math.min(LEAVING, promoted);
-    const to = Math.min(scores.length - 1, at + leaving);
-    await redis.ask('ZREMRANGEBYSCORE', lineKey, scores[at]!, scores[to]!);
+    const first = tick * promoted;
+    const leaving = stretchesOf(next, first, scores.length, isClumped);
+    for (const { from, to } of [{ from: first - promoted, to: first }, ...leaving]) {
+      isGone.fill(1, from, to);
+      await redis.ask('ZREMRANGEBYSCORE', lineKey, scores[from]!, scores[to - 1]!);
+    }
     await redis.ask('CONFIG', 'RESETSTAT');
-    const { snapshot, rounds } = await survey(redis, sha, before, start.atMs + tick * 1000);
-    ms.push((await scriptMs(redis)) / rounds);
-    for (const score of sample)
-      if (score >= scores[from]! && aheadOf(snapshot, score) > aheadOf(before, score)) rises += 1;
-    before = snapshot;
+    const { snapshot, counts } = await takeSnapshot(
+      sale.last,
+      measureBy(redis, sha, start.atMs + tick * 1000),
+    );
+    sale.ms.push(await scriptMs(redis));
+    sale.counts.push(Math.max(...counts));
+    sale.rounds.push(counts.length);
+    for (const index of sample) {
+      const score = scores[index]!;
+      if (isGone[index] === 0 && aheadOf(snapshot, score) > aheadOf(sale.last, score)) sale.rises += 1;
+    }
+    sale.last = snapshot;
   }
-  return { rises, ms, last: before };
+  sale.errors = errorsOf(sale.last, scores, isGone);
+  return sale;
 };
 
 export const runPosition = async (
@@ -217,25 +173,31 @@ export const runPosition = async (
       for (const left of ['uniform', 'clumped']) {
         const scores = scoresOf(count, left === 'clumped');
         await fill(redis, scores, count);
-        const { snapshot, rounds: first } = await survey(redis, sha, undefined, 1_000_000);
-        const { sorted, inexact } = errorsOf(snapshot, scores);
-        const sale = await risesOver(redis, sha, snapshot, scores);
+        const { snapshot, counts: first } = await takeSnapshot(undefined, measureBy(redis, sha, 1_000_000));
+        const { sorted, inexact } = errorsOf(snapshot, scores, new Uint8Array(scores.length));
+        const isClumped = left === 'clumped';
+        const sale = await sellOn(redis, sha, { start: snapshot, scores, isClumped });
         for (const [tick, ms] of sale.ms.entries())
-          rounds.push({ places: count, left, tick, ms: rounded(ms, 3) });
-        const cpu = await cpuMsOf(redis, sha, sale.last);
+          rounds.push({
+            ...{ places: count, left, tick, ms: rounded(ms, 3) },
+            ...{ calls: sale.rounds[tick]!, 'counted in a call': sale.counts[tick]! },
+          });
         rows.push({
           places: scores.length,
           left: `20 % ${left}`,
           'p50 %': percentAt(sorted, 0.5),
           'p99 %': percentAt(sorted, 0.99),
           'max %': percentAt(sorted, 1),
-          'inexact of 1,000': inexact,
+          'p99 % at the end': percentAt(sale.errors.sorted, 0.99),
+          'max % at the end': percentAt(sale.errors.sorted, 1),
+          'inexact of 1,000': inexact + sale.errors.inexact,
           rises: sale.rises,
-          anchors: snapshot.anchors.length,
-          'counts at first': first,
-          'ms CPU': rounded(cpu, 3),
-          'ms, best': rounded(Math.min(...sale.ms), 3),
-          'ms, median': rounded(median(sale.ms), 3),
+          anchors: sale.last.anchors.length,
+          'calls at first': first.length,
+          'calls a tick, most': Math.max(...sale.rounds),
+          'counted in a call, most': Math.max(...sale.counts),
+          'ms a tick, median': rounded(median(sale.ms), 3),
+          'ms, worst': rounded(Math.max(...sale.ms), 3),
           bytes: snapshotText(sale.last).length,
         });
         process.stderr.write(`  ${count} ${left}: done\n`);
@@ -243,16 +205,13 @@ export const runPosition = async (
   } finally {
     await redis.stop();
   }
-  const msOf = (row: Row | undefined): number => Number(row?.['ms CPU']);
   return {
     rows,
     rounds,
     conditions: [
-      `a snapshot of the longest line costs ${rounded(msOf(rows.at(-2)) / msOf(rows[0]))} × one of the shortest (uniform)`,
-      `ms CPU: what the main thread of Redis used for a count and its reply, mean of ${REPEATED} (other work on the machine does not show)`,
-      `ms, best and median: the script by the clock (INFO commandstats) in ${TICKS} ticks; other work on the machine does show`,
-      `in each of those ticks up to ${PROMOTED} are promoted and ${LEAVING} in a stretch leave; 20,000 positions are compared`,
-      'errors are of a first snapshot, relative to the true rank, beyond the first 1,000',
+      `ms: all calls of room.measure in a tick by the clock (INFO commandstats); other work on the machine shows`,
+      `${TICKS} ticks: in each up to ${PROMOTED} are promoted and others leave as they did before (a fifth in half an hour); 20,000 positions are compared with those of the tick before`,
+      'errors are relative to the true rank, beyond the first 1,000: of a first snapshot, and of the last',
       'the redis-server is the bench’s own, without a disk, and shares the machine',
     ],
   };

@@ -2,27 +2,27 @@
 // a bench needs of it: join many, promote, look at the size.
 
 import { defaultSettings, type Settings } from '../line/settings.ts';
+import { LIST_MAX, parseSnapshot, snapshotText } from '../line/snapshot.ts';
 import { pipeline, type Reply, type Wire, type Word } from './redis.ts';
 import { callOf, keyOf, loadScript, outcomeOf, type Script } from './script.ts';
+import { type Surveyed, takeSnapshot } from './survey.ts';
 
 /** The gateway sends at most this many joins in one call (docs/reference/config.md). */
 export const JOIN_BATCH = 128;
-/** As the dispatcher calls it, with as many scores as it ever asks for (dispatcher/measure.ts). */
-const MEASURE = { nowMs: '', freshMs: 0, listMin: 1000, listMax: 1000, listedTo: '-inf' };
-const SCORES = 500;
+type ScriptName = 'join' | 'promote' | 'measure' | 'snapshot' | 'here';
 
 export type BenchRoom = {
   name: string;
-  scripts: Readonly<Record<'join' | 'promote' | 'measure' | 'here', Script>>;
+  scripts: Readonly<Record<ScriptName, Script>>;
   key(name: string): string;
   /** One call of a script of the room; throws unless the outcome is one of `wanted`. */
   run(
-    script: 'join' | 'promote' | 'measure' | 'here',
+    script: ScriptName,
     given: Readonly<Record<string, Word>>,
     options: { wanted: readonly string[]; list?: readonly Word[] },
   ): Promise<readonly [word: string, ...values: Reply[]]>;
-  /** What a snapshot asks of Redis: the first 1,000 listed, who stands before each of 500 scores, who is near. */
-  measure(): Promise<void>;
+  /** Takes a snapshot after the one that is there and keeps it, as the dispatcher does once a second. */
+  measure(): Promise<Surveyed>;
   /** Puts other settings into effect, as an operator's save does. */
   configure(settings: Partial<Settings>): Promise<void>;
   /** The call of room.join that a gateway makes for these new visitors. */
@@ -70,6 +70,7 @@ export const createRoom = async (
     join: await loadScript(wire, 'room.join'),
     promote: await loadScript(wire, 'room.promote'),
     measure: await loadScript(wire, 'room.measure'),
+    snapshot: await loadScript(wire, 'room.snapshot'),
     here: await loadScript(wire, 'room.here'),
   };
 
@@ -102,11 +103,25 @@ export const createRoom = async (
       return reply;
     },
     async measure() {
-      const last = Number(await wire.ask(['HGET', room.key('room'), 'nextNumber']));
-      const list = Array.from({ length: SCORES }, (_, index) => 1000 + Math.floor((last * index) / SCORES));
-      const reply = await room.run('measure', MEASURE, { wanted: ['measured'], list });
-      // The last value says whose turn is near; joins beyond it write no presence.
-      await wire.ask(['HSET', room.key('room'), 'nearScore', String(reply[reply.length - 1])]);
+      const kept = await wire.ask(['GET', room.key('snapshot')]);
+      const surveyed = await takeSnapshot(
+        typeof kept === 'string' ? parseSnapshot(kept) : undefined,
+        ({ scores, ...ask }) =>
+          room.run(
+            'measure',
+            { nowMs: '', freshMs: 0, listMax: LIST_MAX, ...ask },
+            { wanted: ['measured'], list: scores },
+          ),
+      );
+      const { snapshot, basedOnMs, pace } = surveyed;
+      const { epoch, atMs, nearScore } = snapshot;
+      // A dispatcher of a running system may have come first.
+      await room.run(
+        'snapshot',
+        { epoch, basedOnMs, atMs, pace, nearScore, json: snapshotText(snapshot) },
+        { wanted: ['kept', 'superseded'] },
+      );
+      return surveyed;
     },
     async join(from, count) {
       const take = (reply: Reply): void => {

@@ -3,9 +3,10 @@
 
 import { cpus } from 'node:os';
 import { runCannon } from './cannon.ts';
-import { type Load, runLoad } from './load.ts';
+import { type Load, type LoadResult, runLoad } from './load.ts';
 import { childOf, cpuSecondsOf, type HostTimes, pin, readHostTimes, stealBetween } from './machine.ts';
 import { median, type Row, rounded } from './report.ts';
+import { runWrk } from './wrk.ts';
 
 export const STEAL_MAX = 0.05;
 const ROUNDS_KEPT_MIN = 5;
@@ -82,20 +83,26 @@ export type Loaded = {
   /** Its Redis, where that is no child of the server. */
   redisPid?: number;
   load: Load;
+  /** By wrk, where autocannon would be the limit: plain GETs. */
+  byWrk?: boolean;
   /** The status every answer must have; one other and the run stops, because it measures something else. */
   status: number;
 };
 
 /** One slice of load on one server. */
 export const loadSlice = async (
-  { pid, redisPid, load, status }: Loaded,
+  { pid, redisPid, load, status, byWrk }: Loaded,
   options: SliceOptions,
 ): Promise<Slice> => {
   const redis = redisPid ?? childOf(pid, 'redis-server');
   const redisBefore = redis === undefined ? 0 : cpuSecondsOf(redis);
   const [before, loadBefore] = [cpuSecondsOf(pid), cpuSecondsOf(process.pid)];
-  const done = await (load.addresses ? runLoad : runCannon)(load, options);
-  const loadCpu = cpuSecondsOf(process.pid) - loadBefore;
+  const send = (): Promise<LoadResult & { cpuSeconds?: number }> => {
+    if (byWrk === true) return runWrk(load, { ...options, status });
+    return (load.addresses ? runLoad : runCannon)(load, options);
+  };
+  const done = await send();
+  const loadCpu = done.cpuSeconds ?? cpuSecondsOf(process.pid) - loadBefore;
   const cpu = cpuSecondsOf(pid) - before;
   const redisCpu = redis === undefined ? 0 : cpuSecondsOf(redis) - redisBefore;
   const right = done.statuses.get(status) ?? 0;

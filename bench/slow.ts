@@ -1,9 +1,8 @@
 // Slow clients by the thousand (slowhttptest): heads, bodies and readers that take for ever, beside ordinary fans. How
 // much slower is their slowest hundredth than in quiet slices of the same run?
 
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
-import { setPriority } from 'node:os';
 import { cpuSecondsOf } from './machine.ts';
 import { fansSentence, JOIN_PATH, ordinaryFans, PAGE_PATH, startAttacked } from './ordinary.ts';
 import { type Row, rounded } from './report.ts';
@@ -19,41 +18,60 @@ const attacks: Readonly<Record<string, readonly string[]>> = {
 };
 const urlOf = (base: string, attack: string): string =>
   `${base}${attack === 'slow bodies' ? JOIN_PATH : PAGE_PATH}`;
-/** Connections a second while they are opened, and how long that is waited for. */
+/** One process of slowhttptest opens some hundreds a second beside others; together they are faster. */
+const ATTACKERS = 4;
 const OPENED_PER_SECOND = 10_000;
-/** Behind everything else on its core, or it would be the load of the fans that is slowed. */
-const LOWEST_PRIORITY = 19;
+/** The fans begin when nearly all are open, or no more are being opened, or the first will soon be closed for it. */
+const OPENING_MS_MAX = 8000;
+const ENOUGH_SHARE = 0.97;
+const STILL_LOOKS = 6;
+const LOOK_MS = 250;
 
 type Slice = { p99Ms: number; fansPerSecond: number; descriptors: number; core: number };
 
 const descriptorsOf = (pid: number): number => readdirSync(`/proc/${pid}/fd`).length;
 
-const startAttack = (base: string, attack: string, connections: number) => {
-  const words = [...(attacks[attack] ?? []), '-c', String(connections), '-r', String(OPENED_PER_SECOND)];
-  const child = spawn(
-    'slowhttptest',
-    [...words, '-l', '60', '-p', '20', '-v', '0', '-u', urlOf(base, attack)],
-    { stdio: 'ignore' },
-  );
-  own(child);
-  child.once('spawn', () => setPriority(child.pid ?? 0, LOWEST_PRIORITY));
-  return child;
+const wordsOf = (attack: string, connections: number): string[] => [
+  ...(attacks[attack] ?? []),
+  ...['-c', String(Math.floor(connections / ATTACKERS))],
+  ...['-r', String(OPENED_PER_SECOND / ATTACKERS)],
+];
+
+/** Only when nobody else wants its core (SCHED_IDLE), or it would be the load of the fans that is slowed. */
+const startAttack = (base: string, attack: string, connections: number): ChildProcess[] =>
+  Array.from({ length: ATTACKERS }, () => {
+    const child = spawn(
+      'chrt',
+      [
+        ...['--idle', '0', 'slowhttptest', ...wordsOf(attack, connections)],
+        ...['-l', '60', '-p', '20', '-v', '0', '-u', urlOf(base, attack)],
+      ],
+      { stdio: 'ignore' },
+    );
+    own(child);
+    return child;
+  });
+
+const untilOpen = async (pid: number, connections: number): Promise<void> => {
+  const untilMs = performance.now() + OPENING_MS_MAX;
+  let [most, still] = [0, 0];
+  while (performance.now() < untilMs && most < connections * ENOUGH_SHARE && still < STILL_LOOKS) {
+    await pause(LOOK_MS);
+    const now = descriptorsOf(pid);
+    still = now > most ? 0 : still + 1;
+    most = Math.max(most, now);
+  }
 };
 
 const sliceOf =
   (system: RunningSystem, options: { connections: number; seconds: number }) =>
   async (subject: string): Promise<Slice> => {
     const { connections, seconds } = options;
-    const attack = subject === QUIET ? undefined : startAttack(system.base, subject, connections);
+    const attackers = subject === QUIET ? [] : startAttack(system.base, subject, connections);
     try {
-      if (attack !== undefined) {
-        await new Promise((resolve, reject) => {
-          attack.once('error', () => reject(new Error('slowhttptest is missing: run scripts/setup --bench')));
-          attack.once('spawn', resolve);
-        });
-        // Most are open when the fans begin; the last are still being opened while they join.
-        await pause((connections / OPENED_PER_SECOND) * 1000);
-      }
+      if (attackers.length > 0) await untilOpen(system.pid, connections);
+      if (attackers.some(({ exitCode }) => exitCode !== null))
+        throw new Error('slowhttptest does not run: scripts/setup --bench installs it');
       let descriptors = descriptorsOf(system.pid);
       const look = setInterval(() => {
         descriptors = Math.max(descriptors, descriptorsOf(system.pid));
@@ -67,7 +85,7 @@ const sliceOf =
         core: (cpuSecondsOf(system.pid) - cpu) / ((performance.now() - begun) / 1000),
       };
     } finally {
-      if (attack !== undefined) await stopChild(attack);
+      await Promise.all(attackers.map(stopChild));
       // The gateway closes what the attack has left behind.
       const until = performance.now() + 10_000;
       while (descriptorsOf(system.pid) > 500 && performance.now() < until) await pause(100);
@@ -79,7 +97,7 @@ export const runSlow = async (
 ): Promise<{ rows: Row[]; rounds: Row[]; conditions: string[] }> => {
   const stops: (() => Promise<void>)[] = [];
   // A process here has 20,000 descriptors; some are left for the fans, and for what the gateway has open itself.
-  const connections = quick ? 4000 : 19_000;
+  const connections = quick ? 4000 : 18_800;
   try {
     const { system } = await startAttacked((started) => {
       stops.unshift(started.stop);
@@ -123,11 +141,10 @@ export const runSlow = async (
       conditions: [
         `${done.kept.length} interleaved rounds kept, ${done.dropped} dropped for steal; figures are medians over the rounds`,
         fansSentence,
-        ...Object.entries(attacks).map(
-          ([attack, words]) =>
-            `${attack}: slowhttptest ${words.join(' ')} -c ${connections} -r ${OPENED_PER_SECOND}`,
+        ...Object.keys(attacks).map(
+          (attack) => `${attack}: ${ATTACKERS} × slowhttptest ${wordsOf(attack, connections).join(' ')}`,
         ),
-        `${pinned}; slowhttptest shares the fans' core at the lowest priority`,
+        `${pinned}; slowhttptest has what the fans leave of their core (SCHED_IDLE)`,
         'the gateway is a process of its own, the other roles a second one, not pinned',
       ],
     };

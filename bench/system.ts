@@ -136,6 +136,8 @@ const startBeside = async (file: string, words: readonly string[] = []): Promise
 export const startFloor = (): Promise<Running> => startBeside('bench/floor.ts');
 export const startFastifyProxy = (origin: string): Promise<Running> =>
   startBeside('bench/fastify-proxy.ts', [origin]);
+export const startFastifyJwt = (secret: string): Promise<Running> =>
+  startBeside('bench/fastify-jwt.ts', [secret]);
 export const startNaive = (redisPort: number): Promise<Running> =>
   startBeside('bench/naive.ts', [String(redisPort)]);
 
