@@ -2,8 +2,10 @@
 // here a request writes down when it is due, and a sweep looks at all that are under way. A deadline passes up to
 // SWEEP_MS late, which nobody sees: they are seconds long, and name how long we wait, not when something happens.
 
+import type { Clock } from './clock.ts';
+
 export type Due = {
-  /** Of performance.now(); 0 while there is nothing to wait for. */
+  /** Monotonic time of the clock; 0 while there is nothing to wait for. */
   dueMs: number;
   /** Called once for each time that it was due. */
   late(): void;
@@ -11,11 +13,11 @@ export type Due = {
 
 const SWEEP_MS = 25;
 
-export const createDeadlines = () => {
+export const createDeadlines = (clock: Clock) => {
   const watched = new Set<Due>();
   let timer: NodeJS.Timeout | undefined;
   const sweep = (): void => {
-    const nowMs = performance.now();
+    const nowMs = clock.monotonicMs();
     for (const due of watched) {
       if (due.dueMs === 0 || nowMs < due.dueMs) continue;
       due.dueMs = 0;

@@ -8,6 +8,7 @@
 import type { Readable } from 'node:stream';
 import { buildConnector, Client, type Dispatcher, errors } from 'undici';
 import { Breaker, type BreakerOptions, type BreakerState } from './breaker.ts';
+import { type Clock, systemClock } from './clock.ts';
 import { createDeadlines, type Deadlines, type Due } from './deadlines.ts';
 import { type ErrorCode, Refusal } from './errors.ts';
 import type { FlatHeaders } from './head.ts';
@@ -190,8 +191,9 @@ class Carriage implements Due, Dispatcher.DispatchHandler, AsyncIterableIterator
   private readonly lane: Lane;
   private readonly faults: Faults;
   private readonly deadlines: Deadlines;
+  private readonly clock: Clock;
   private readonly headMs: number;
-  private readonly startedMs = performance.now();
+  private readonly startedMs: number;
   private idleMs: number;
   private settled: Settled | undefined;
   private client: Client | undefined;
@@ -214,6 +216,7 @@ class Carriage implements Due, Dispatcher.DispatchHandler, AsyncIterableIterator
     lane: Lane;
     faults: Faults;
     deadlines: Deadlines;
+    clock: Clock;
     headMs: number;
     idleMs: number;
     settled: Settled;
@@ -223,6 +226,8 @@ class Carriage implements Due, Dispatcher.DispatchHandler, AsyncIterableIterator
     this.lane = made.lane;
     this.faults = made.faults;
     this.deadlines = made.deadlines;
+    this.clock = made.clock;
+    this.startedMs = made.clock.monotonicMs();
     this.headMs = made.headMs;
     this.idleMs = made.idleMs;
     this.settled = made.settled;
@@ -267,7 +272,7 @@ class Carriage implements Due, Dispatcher.DispatchHandler, AsyncIterableIterator
       next: async () => {
         if (this.mode === 'asking') this.dueMs = 0;
         const step = await source.next();
-        if (this.mode === 'asking') this.dueMs = performance.now() + this.headMs;
+        if (this.mode === 'asking') this.dueMs = this.clock.monotonicMs() + this.headMs;
         return step;
       },
       return: async () => {
@@ -299,7 +304,7 @@ class Carriage implements Due, Dispatcher.DispatchHandler, AsyncIterableIterator
       else if (name === 'content-type' && value.startsWith('text/event-stream')) this.idleMs = 0;
       headers.push([name, value]);
     }
-    const nowMs = performance.now();
+    const nowMs = this.clock.monotonicMs();
     this.known.breaker?.answered(nowMs);
     this.fetched = { status, headers, body: this, whole: undefined };
     const { wholeBytesMax, method } = this.ask;
@@ -319,7 +324,7 @@ class Carriage implements Due, Dispatcher.DispatchHandler, AsyncIterableIterator
     this.kept.push(piece);
     this.keptBytes += piece.length;
     if (this.isWhole) {
-      this.awaitMore(performance.now());
+      this.awaitMore(this.clock.monotonicMs());
       return true;
     }
     this.wake?.();
@@ -403,8 +408,8 @@ class Carriage implements Due, Dispatcher.DispatchHandler, AsyncIterableIterator
       const isAway = cause instanceof Error && this.faults.unconnected.has(cause);
       if (refusal instanceof Refusal && (isAway || refusal.code === 'origin-timeout')) {
         this.known.lastCode = refusal.code;
-        breaker?.failed(performance.now(), this.startedMs);
-      } else breaker?.left(performance.now());
+        breaker?.failed(this.clock.monotonicMs(), this.startedMs);
+      } else breaker?.left(this.clock.monotonicMs());
     }
     const { settled } = this;
     this.settled = undefined;
@@ -446,7 +451,7 @@ class Carriage implements Due, Dispatcher.DispatchHandler, AsyncIterableIterator
       }
       if (this.fault !== undefined) throw this.fault;
       if (this.mode === 'over') return { done: true, value: undefined };
-      this.awaitMore(performance.now());
+      this.awaitMore(this.clock.monotonicMs());
       await new Promise<void>((resolve) => {
         this.wake = resolve;
       });
@@ -475,13 +480,15 @@ export const createFetcher = (options: {
   bodyTimeoutMs?: number;
   /** Left out, an origin is asked whatever became of the request before. */
   breaker?: BreakerOptions;
+  /** By which deadlines and the rest of an origin are counted; default the system's. */
+  clock?: Clock;
 }): Fetcher => {
   const { connectionsMax, headersTimeoutMs, connectTimeoutMs = 2000, bodyTimeoutMs = BODY_IDLE_MS } = options;
-  const { waitingMax = Number.POSITIVE_INFINITY, lastingMax = connectionsMax } = options;
+  const { waitingMax = Number.POSITIVE_INFINITY, lastingMax = connectionsMax, clock = systemClock } = options;
   const origins = new Map<string, Known>();
   /** Those dropped from above, as long as something is under way. */
   const lanes = new Set<Lane>();
-  const deadlines = createDeadlines();
+  const deadlines = createDeadlines(clock);
   const faults: Faults = { unconnected: new WeakSet(), bytesReadBefore: new WeakMap() };
   const openConnection = buildConnector({ timeout: connectTimeoutMs });
   const connect: buildConnector.connector = (to, done) =>
@@ -543,13 +550,14 @@ export const createFetcher = (options: {
       const lane = ask.isLasting === true ? known.lasting : known.ordinary;
       if (lane.count >= lane.countMax) return reject(new Refusal('overloaded'));
       if (ask.signal?.aborted === true) return reject(refusalFor(ask.signal.reason));
-      if (known.breaker?.admit(performance.now()) === false) return reject(new Refusal(known.lastCode));
+      if (known.breaker?.admit(clock.monotonicMs()) === false) return reject(new Refusal(known.lastCode));
       new Carriage({
         ask,
         known,
         lane,
         faults,
         deadlines,
+        clock,
         headMs: ask.timeoutMs ?? headersTimeoutMs,
         idleMs: bodyTimeoutMs,
         settled: { resolve, reject },
@@ -560,35 +568,45 @@ export const createFetcher = (options: {
     send,
     stateOf: (origin) => origins.get(origin)?.breaker?.state ?? 'closed',
     async json({ origin, method, path, headers = [], body, signal, timeoutMs = headersTimeoutMs }) {
-      const whole = AbortSignal.timeout(timeoutMs);
-      const text = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
-      const sent = await send({
-        origin,
-        method,
-        path,
-        headers: [
-          ...['accept', 'application/json'],
-          ...(text === undefined ? [] : ['content-type', 'application/json']),
-          ...headers.flat(),
-        ],
-        signal: signal === undefined ? whole : AbortSignal.any([signal, whole]),
-        timeoutMs,
-        ...(text === undefined ? {} : { body: text }),
-      });
-      const chunks: Uint8Array[] = [];
-      let bytes = 0;
-      for await (const chunk of sent.body) {
-        bytes += chunk.length;
-        if (bytes > JSON_BYTES_MAX)
-          throw new Refusal('origin-unreachable', { cause: new Error('the answer is longer than 1 MiB') });
-        chunks.push(chunk);
-      }
-      if (bytes === 0) return { status: sent.status, value: undefined };
+      // The deadline of a request ends with the head of its answer; this one lasts until the end.
+      const whole = new AbortController();
+      const due: Due = {
+        dueMs: clock.monotonicMs() + timeoutMs,
+        late: () => whole.abort(new errors.BodyTimeoutError()),
+      };
+      deadlines.watch(due);
       try {
-        const value: unknown = JSON.parse(Buffer.concat(chunks).toString('utf8'));
-        return { status: sent.status, value };
-      } catch (cause) {
-        throw new Refusal('origin-unreachable', { cause });
+        const text = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
+        const sent = await send({
+          origin,
+          method,
+          path,
+          headers: [
+            ...['accept', 'application/json'],
+            ...(text === undefined ? [] : ['content-type', 'application/json']),
+            ...headers.flat(),
+          ],
+          signal: signal === undefined ? whole.signal : AbortSignal.any([signal, whole.signal]),
+          timeoutMs,
+          ...(text === undefined ? {} : { body: text }),
+        });
+        const chunks: Uint8Array[] = [];
+        let bytes = 0;
+        for await (const chunk of sent.body) {
+          bytes += chunk.length;
+          if (bytes > JSON_BYTES_MAX)
+            throw new Refusal('origin-unreachable', { cause: new Error('the answer is longer than 1 MiB') });
+          chunks.push(chunk);
+        }
+        if (bytes === 0) return { status: sent.status, value: undefined };
+        try {
+          const value: unknown = JSON.parse(Buffer.concat(chunks).toString('utf8'));
+          return { status: sent.status, value };
+        } catch (cause) {
+          throw new Refusal('origin-unreachable', { cause });
+        }
+      } finally {
+        deadlines.leave(due);
       }
     },
     async close() {

@@ -28,6 +28,7 @@ import {
   statusLine,
 } from './answer.ts';
 import { type Bystander, openBystander } from './bystander.ts';
+import { systemClock } from './clock.ts';
 import { type ErrorCode, Refusal } from './errors.ts';
 import { Exchange } from './exchange.ts';
 import { createHeadReader } from './head.ts';
@@ -145,7 +146,7 @@ const asksSocket = (x: Wired): boolean => {
 
 /** Throws when a trusted proxy is not an address, or when the native library cannot run on this system. */
 export const createServer = (options: ServerOptions): Server => {
-  const { name, host, port, log, slowReaderMs, observer, tracer, guard, tls } = options;
+  const { name, host, port, log, slowReaderMs, observer, tracer, guard, tls, clock = systemClock } = options;
   const uws = loadUws();
   const connectionsMax = options.connectionsMax ?? Number.POSITIVE_INFINITY;
   const ownSockets: SocketLimits = {
@@ -279,7 +280,7 @@ export const createServer = (options: ServerOptions): Server => {
       },
     };
     const writable = async (): Promise<void> => {
-      waitingSinceMs = performance.now();
+      waitingSinceMs = clock.monotonicMs();
       await new Promise<void>((resolve) => {
         wake = resolve;
       });
@@ -481,6 +482,7 @@ export const createServer = (options: ServerOptions): Server => {
     });
   };
   const keeper: LinkKeeper = {
+    clock,
     bytesMax: options.slowReaderBytesMax ?? SLOW_BYTES_MAX,
     slowed: (box) => slow.add(box),
     recovered: (box) => slow.delete(box),
@@ -534,7 +536,7 @@ export const createServer = (options: ServerOptions): Server => {
       throw error;
     }
     const key = x.header('sec-websocket-key') ?? '';
-    const link = new TunnelLink(tunnel, (over) => tunnels.delete(over));
+    const link = new TunnelLink(tunnel, clock, (over) => tunnels.delete(over));
     tunnels.add(link);
     becomeSocket(
       x,
@@ -585,7 +587,7 @@ export const createServer = (options: ServerOptions): Server => {
   const collect = (x: Wired, route: Route): void => {
     attend(x);
     const body = new Gathering(x.declaredBytes);
-    const startedMs = performance.now();
+    const startedMs = clock.monotonicMs();
     const wire = x.wire!;
     const watch: Watched = {
       isLate: (nowMs) => isBodyLate(body.bytes, nowMs - startedMs),
@@ -624,7 +626,7 @@ export const createServer = (options: ServerOptions): Server => {
         if (x.mode !== 'over') wire.close();
       },
     };
-    const upload = new Inflow(wire, bytes, () => watched.delete(watch));
+    const upload = new Inflow(wire, bytes, clock, () => watched.delete(watch));
     x.upload = upload;
     watched.add(watch);
     wire.onData((chunk, isLast) => upload.take(chunk, isLast));
@@ -821,7 +823,9 @@ export const createServer = (options: ServerOptions): Server => {
     const isAwaited = (nowMs: number): boolean =>
       pendingCount > 0 || (connectionCount > links.size + tunnels.size && nowMs - openedAtMs < lingerMs);
     for (let nowMs = performance.now(); nowMs < untilMs && isAwaited(nowMs); nowMs = performance.now())
-      await new Promise((resolve) => setTimeout(resolve, 10));
+      // After the timer one more turn, in which sockets are read: after a pause of the whole process, what came during
+      // it is there, and is no silence.
+      await new Promise((resolve) => setTimeout(() => setImmediate(resolve), 10));
   };
 
   let closing: Promise<void> | undefined;
@@ -878,7 +882,7 @@ export const createServer = (options: ServerOptions): Server => {
       });
       listeningPort = uws.us_socket_local_port(token);
       sweep = setInterval(() => {
-        const nowMs = performance.now();
+        const nowMs = clock.monotonicMs();
         for (const some of [slow, tunnels])
           for (const link of some)
             if (link.slowSinceMs > 0 && nowMs - link.slowSinceMs > slowReaderMs) cutSlow(link);

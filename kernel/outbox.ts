@@ -4,8 +4,11 @@
 // read yet is worth nothing once there is a newer one. Whoever stays slow too long is cut by the server's sweep, and
 // whoever would make us keep too much at once.
 
+import type { Clock } from './clock.ts';
+
 /** What all boxes of a server share: nothing of it costs a connection more than one reference. */
 export type BoxKeeper = {
+  readonly clock: Clock;
   /** Most bytes of kept frames that wait for one reader. */
   readonly bytesMax: number;
   /** It became slow, and is to be watched from now on. */
@@ -67,7 +70,7 @@ export abstract class Outbox<K extends BoxKeeper = BoxKeeper> {
 
   /** The socket took a frame, and wants no more for now. */
   protected slowed(): void {
-    this.waiting = { sinceMs: performance.now(), frames: [], droppableIndex: -1 };
+    this.waiting = { sinceMs: this.keeper.clock.monotonicMs(), frames: [], droppableIndex: -1 };
     this.keeper.slowed(this);
   }
 

@@ -47,12 +47,12 @@ const DETECTOR = 'failoverDetector';
  * (the detector), and their errors had no listener: every sentinel that went away was written to stderr, in lines
  * that are not ours. And the detector of a connection that has broken went on listening: when it heard of the
  * failover while the client was already asking for the new primary, it ended that attempt, and with it the client,
- * for ever (seen in test/fault under load). So it is dismissed before a new attempt begins.
+ * for ever (seen in test/slow/fault under load). So it is dismissed before a new attempt begins.
  */
 class MendedSentinelConnector extends SentinelConnector {
   constructor(options: ConstructorParameters<typeof SentinelConnector>[0]) {
     super(options);
-    // Private members are reached by name on purpose; test/fault/sentinel.test.ts fails when it goes away.
+    // Private members are reached by name on purpose; test/slow/fault/sentinel.test.ts fails when it goes away.
     const open = this[OPEN_SENTINEL].bind(this);
     this[OPEN_SENTINEL] = (...asked: Parameters<typeof open>) => {
       const client = open(...asked);

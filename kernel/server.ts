@@ -2,6 +2,7 @@
 // of each. Types only; kernel/http.ts makes it true.
 
 import type { Answer, HeaderList } from './answer.ts';
+import type { Clock } from './clock.ts';
 import type { Request } from './exchange.ts';
 import type { Log } from './log.ts';
 import type { Tracer } from './trace.ts';
@@ -130,6 +131,8 @@ export type ServerOptions = {
   /** Refuse to share the port with another process; by default several processes may serve one port. */
   exclusive?: boolean;
   log: Log;
+  /** By which slow readers and slow bodies are judged; default the system's. */
+  clock?: Clock;
   bodyBytesMax: number;
   slowReaderMs: number;
   trustedProxies: readonly string[];

@@ -2,6 +2,7 @@
 // streams nothing in it may be dropped, so a slow fan makes the route stop (`send` answers false) until `writable`.
 // Made and found again by kernel/http.ts alone.
 
+import type { Clock } from './clock.ts';
 import type { Tunnel, TunnelSocket } from './server.ts';
 
 /** What a tunnel needs of a native WebSocket. */
@@ -17,11 +18,13 @@ export class TunnelLink implements TunnelSocket {
   /** Since when the fan has been taking nothing; 0 while it does. Too long, and the server's sweep cuts it. */
   slowSinceMs = 0;
   readonly route: Tunnel;
+  private readonly clock: Clock;
   private readonly over: (link: TunnelLink) => void;
   private native: NativeSocket | undefined;
 
-  constructor(route: Tunnel, over: (link: TunnelLink) => void) {
+  constructor(route: Tunnel, clock: Clock, over: (link: TunnelLink) => void) {
     this.route = route;
+    this.clock = clock;
     this.over = over;
   }
 
@@ -33,7 +36,7 @@ export class TunnelLink implements TunnelSocket {
   send(payload: Uint8Array, isBinary: boolean): boolean {
     if (this.closed || this.native === undefined) return true;
     if (this.native.send(payload, isBinary) === 1) return true;
-    if (this.slowSinceMs === 0) this.slowSinceMs = performance.now();
+    if (this.slowSinceMs === 0) this.slowSinceMs = this.clock.monotonicMs();
     return false;
   }
 

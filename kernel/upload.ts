@@ -4,6 +4,8 @@
 //
 // Modes: `coming`, `whole` (all of it is here), `over` (the answer is out, or the client has left; nobody takes more).
 
+import type { Clock } from './clock.ts';
+
 /** What an upload needs of a native response. */
 type Valve = { pause(): void; resume(): void };
 
@@ -78,13 +80,17 @@ export class Inflow implements Upload {
   private isShut = false;
   private shutAtMs = 0;
   private shutMs = 0;
-  private touchedAtMs = performance.now();
-  private readonly startedMs = performance.now();
+  private readonly clock: Clock;
+  private touchedAtMs: number;
+  private readonly startedMs: number;
   private wake: (() => void) | undefined;
 
   /** `ended` is called once, when there is nothing more to watch. */
-  constructor(valve: Valve, bytes: number, ended: () => void) {
+  constructor(valve: Valve, bytes: number, clock: Clock, ended: () => void) {
     this.valve = valve;
+    this.clock = clock;
+    this.touchedAtMs = clock.monotonicMs();
+    this.startedMs = this.touchedAtMs;
     this.bytes = bytes;
     this.ended = ended;
     this.pieces = { [Symbol.asyncIterator]: () => ({ next: () => this.next() }) };
@@ -102,7 +108,7 @@ export class Inflow implements Upload {
       this.ended();
     } else if (this.keptBytes >= KEPT_BYTES && !this.isShut) {
       this.isShut = true;
-      this.shutAtMs = performance.now();
+      this.shutAtMs = this.clock.monotonicMs();
       this.valve.pause();
     }
     this.wake?.();
@@ -129,7 +135,7 @@ export class Inflow implements Upload {
   private open(): void {
     if (!this.isShut) return;
     this.isShut = false;
-    this.shutMs += performance.now() - this.shutAtMs;
+    this.shutMs += this.clock.monotonicMs() - this.shutAtMs;
     this.valve.resume();
   }
 

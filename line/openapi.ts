@@ -1,7 +1,7 @@
 // The public API as one OpenAPI 3.1 document: what fans' browsers, apps and origins may ask, what comes back, and
 // with which codes it is refused. Written once, in the table below; the gateway serves it at /v1/openapi.json,
 // `npm run docs` writes it to docs/reference, and tests hold it against the routes there are and the answers they
-// give. Adding a route: its row here, its answer in test/openapi.test.ts.
+// give. Adding a route: its row here, its answer in test/parts/openapi.test.ts.
 
 import { type ErrorCode, errorTable, retryAfterSecondsOf, statusOf } from '../kernel/errors.ts';
 

@@ -144,7 +144,14 @@ export const hasSecondReading = (target: string): boolean => {
   );
 };
 
-export type ReadAnswer = { status: number; echo: string; keepsOpen: boolean };
+export type ReadAnswer = {
+  status: number;
+  echo: string;
+  /** A stream or an upgrade: more may come. */
+  keepsOpen: boolean;
+  /** Whether it says that the connection ends with it. */
+  closes: boolean;
+};
 
 /**
  * The final answers in the bytes that came back, given the methods that were asked in order; `undefined` where the
@@ -164,7 +171,8 @@ export const readAnswers = (
     const status = Number(/^HTTP\/1\.1 (\d{3}) /.exec(head)?.[1]);
     if (Number.isNaN(status)) return undefined;
     const field = (name: string) => new RegExp(`\\r\\n${name}: *([^\\r]*)`, 'i').exec(head)?.[1];
-    const answer = { status, echo: field('x-echo') ?? '', keepsOpen: false };
+    const closes = /close/i.test(field('connection') ?? '');
+    const answer = { status, echo: field('x-echo') ?? '', keepsOpen: false, closes };
     at = end + CRLF2.length;
     // Not the answer yet (RFC 9110 section 15.2).
     if (status === 100) continue;
@@ -173,8 +181,7 @@ export const readAnswers = (
       return { answers, partial: false };
     }
     const length = field('content-length');
-    const isLast = status >= 400 && /close/i.test(field('connection') ?? '');
-    if (isLast && (length === undefined || methods[answers.length] === 'HEAD')) {
+    if (status >= 400 && closes && (length === undefined || methods[answers.length] === 'HEAD')) {
       // A body that ends with the connection (RFC 9112 section 6.3, last case): the library's own refusals. HAProxy's
       // have one for a HEAD, too.
       at = bytes.length;

@@ -5,6 +5,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http';
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { readAnswers } from '../fuzz/reading.ts';
 
 /** Values in the order they come; `next` waits, and answers undefined after the end. */
 type Inbox<T> = {
@@ -14,11 +15,14 @@ type Inbox<T> = {
   iterate(): AsyncGenerator<T>;
 };
 
+/** Whoever waits for the next value expects one: so long a silence is a fault, on any machine. */
+const NEXT_MS_MAX = 60_000;
+
 const createInbox = <T>(): Inbox<T> => {
   const values: T[] = [];
   const waiting: ((value: T | undefined) => void)[] = [];
   let ended = false;
-  const next = (deadlineMs = 10_000): Promise<T | undefined> => {
+  const next = (deadlineMs = NEXT_MS_MAX): Promise<T | undefined> => {
     const ready = values.shift();
     if (ready !== undefined || ended) return Promise.resolve(ready);
     return new Promise((resolve, reject) => {
@@ -46,7 +50,7 @@ const createInbox = <T>(): Inbox<T> => {
     next,
     async *iterate() {
       for (;;) {
-        const value = await next(60_000);
+        const value = await next();
         if (value === undefined) return;
         yield value;
       }
@@ -271,41 +275,76 @@ export const openSocket = (
 
 export type RawAnswer = {
   text: string;
-  /** Whether the server ended or reset the connection before the deadline. */
+  /** Whether the server ended or reset the connection. */
   closed: boolean;
 };
 
+/** A connection on which neither an answer nor an end comes for so long is a fault, whatever a test expects. */
+const SILENT_MS_MAX = 90_000;
+const methodsIn = (bytes: Buffer): string[] =>
+  [...bytes.toString('latin1').matchAll(/(?:^|\r\n\r\n)([A-Z]+) /g)].map(([, method]) => method!);
+
+export type RawOptions = {
+  /** Complete answers that are waited for (1). Where request or answer say `Connection: close`, so is the end. */
+  answers?: number;
+  /** Between one piece and the next (20). */
+  pieceMs?: number;
+  host?: string;
+  /** We leave when this has settled, answered or not. */
+  leave?: () => Promise<unknown>;
+  /** For what may stay unanswered: where nothing has come when this has settled, we leave. */
+  unlessSilent?: () => Promise<unknown>;
+};
+
 /**
- * Sends bytes as they are (several pieces go one after the other, `pieceMs` apart) and collects whatever comes back
- * until the server closes, `waitMs` have passed in silence, or (when given) `leaveMs` have passed at all.
+ * Sends bytes as they are and collects whatever comes back, until the answers are complete or the server closes.
+ * Silence is never an answer: a test says what must happen elsewhere before it stops waiting (`leave`,
+ * `unlessSilent`). To leave is to close our side; what comes until the server has closed, too, is still collected.
  */
-export const rawRequest = (
+export const rawRequest = async (
   port: number,
   bytes: string | Buffer | readonly (string | Buffer)[],
-  options: { waitMs?: number; pieceMs?: number; leaveMs?: number; host?: string } = {},
-): Promise<RawAnswer> =>
-  new Promise((resolve, reject) => {
-    const chunks: Buffer[] = [];
-    const wire = connect({ port, host: options.host ?? '127.0.0.1' });
-    const finish = (closed: boolean) => {
-      wire.destroy();
-      resolve({ text: Buffer.concat(chunks).toString('latin1'), closed });
-    };
-    wire.setTimeout(options.waitMs ?? 300, () => finish(false));
-    const leave =
-      options.leaveMs === undefined ? undefined : setTimeout(() => finish(false), options.leaveMs);
-    wire.once('close', () => clearTimeout(leave));
-    wire.on('data', (chunk) => chunks.push(chunk));
-    wire.once('end', () => finish(true));
-    wire.once('error', (error: NodeJS.ErrnoException) =>
-      error.code === 'ECONNRESET' || error.code === 'EPIPE' ? finish(true) : reject(error),
+  options: RawOptions = {},
+): Promise<RawAnswer> => {
+  const pieces = (typeof bytes === 'string' || Buffer.isBuffer(bytes) ? [bytes] : bytes).map((piece) =>
+    typeof piece === 'string' ? Buffer.from(piece, 'latin1') : piece,
+  );
+  const asked = Buffer.concat(pieces);
+  const methods = methodsIn(asked);
+  const asksClose = /\r\nconnection: close\r\n/i.test(asked.toString('latin1'));
+  const wire = connect({ port, host: options.host ?? '127.0.0.1' });
+  let came: Buffer = Buffer.alloc(0);
+  const over = new Promise<boolean>((resolve, reject) => {
+    wire.setTimeout(SILENT_MS_MAX, () =>
+      reject(new Error(`silent: ${pieces[0]?.toString('latin1', 0, 200)}`)),
     );
-    wire.once('connect', async () => {
-      const pieces = typeof bytes === 'string' || Buffer.isBuffer(bytes) ? [bytes] : bytes;
-      for (const [index, piece] of pieces.entries()) {
-        if (index > 0) await new Promise((resume) => setTimeout(resume, options.pieceMs ?? 20));
-        if (wire.destroyed) return;
-        wire.write(typeof piece === 'string' ? Buffer.from(piece, 'latin1') : piece);
-      }
+    wire.on('data', (chunk) => {
+      came = Buffer.concat([came, chunk]);
+      const answers = readAnswers(came, methods)?.answers ?? [];
+      const closes = asksClose || answers.at(-1)?.closes === true;
+      if (answers.length >= (options.answers ?? 1) && !closes) resolve(false);
     });
+    wire.once('end', () => resolve(true));
+    wire.once('error', (error: NodeJS.ErrnoException) =>
+      error.code === 'ECONNRESET' || error.code === 'EPIPE' ? resolve(true) : reject(error),
+    );
   });
+  const sent = async (): Promise<void> => {
+    if (wire.connecting) await new Promise((resolve) => wire.once('connect', resolve).once('close', resolve));
+    for (const [index, piece] of pieces.entries()) {
+      if (index > 0) await new Promise((resume) => setTimeout(resume, options.pieceMs ?? 20));
+      if (wire.destroyed) return;
+      wire.write(piece);
+    }
+    await options.unlessSilent?.();
+    await options.leave?.();
+    const isSilent = options.unlessSilent !== undefined && came.length === 0;
+    if (isSilent || options.leave !== undefined) wire.end();
+  };
+  try {
+    const [closed] = await Promise.all([over, sent()]);
+    return { text: came.toString('latin1'), closed };
+  } finally {
+    wire.destroy();
+  }
+};

@@ -11,7 +11,15 @@ export type FanAnswer = {
   json: Record<string, unknown>;
 };
 
-const AGENT = new Agent({ keepAlive: true, maxSockets: 64 });
+/**
+ * A server closes a connection that has been idle for ten seconds. Ours are given up long before, so that none is
+ * closed in the moment of its next use, however late we are.
+ */
+const IDLE_MS = 4000;
+const AGENT = new Agent({ keepAlive: true, maxSockets: 64, timeout: IDLE_MS });
+
+/** A turn that takes longer than that does not come; tests with long lines say a time of their own. */
+const TURN_MS_MAX = 120_000;
 
 /** What Chrome sends, so that nobody takes the fan for a robot. */
 export const browserHeaders = {
@@ -92,7 +100,13 @@ export class Fan {
           });
         },
       );
-      asked.on('error', reject);
+      // The server may close a connection that was idle just as it is used again; such a request was not taken
+      // (https://nodejs.org/api/http.html#requestreusedsocket), and a browser sends it once more, too.
+      asked.on('error', (error: NodeJS.ErrnoException) =>
+        asked.reusedSocket && error.code === 'ECONNRESET'
+          ? this.ask(method, path, options).then(resolve, reject)
+          : reject(error),
+      );
       asked.end(body);
     });
   }
@@ -106,7 +120,7 @@ export class Fan {
   /** Waits for "your turn" over a channel; answers the claim token, or the reason of an end. */
   async wait(
     channel: 'sse' | 'socket' | 'poll',
-    deadlineMs: number,
+    deadlineMs = TURN_MS_MAX,
   ): Promise<{ claim: string } | { ended: string }> {
     const until = performance.now() + deadlineMs;
     const left = () => Math.max(1, until - performance.now());

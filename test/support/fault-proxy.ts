@@ -3,9 +3,9 @@
 // A reset, a half-open connection and a lost reply are what TCP shows of cables, and the rest is what it hides.
 
 import { createServer, connect as openSocket, type Socket } from 'node:net';
-import { random } from './random.ts';
+import { random, seedOf } from './random.ts';
 
-type Teardown = { teardown(work: () => unknown): void };
+type Test = { teardown(work: () => unknown): void; comment(text: string): void };
 
 export type Fault =
   | { kind: 'clear' }
@@ -53,10 +53,10 @@ const RETRANSMISSION_MS = 200;
 const STEP_MS = 2;
 
 export const startFaultProxy = async (
-  t: Teardown,
+  t: Test,
   options: { port: number; seed?: number },
 ): Promise<FaultProxy> => {
-  const seed = options.seed ?? Math.floor(Math.random() * 2 ** 31);
+  const seed = options.seed ?? seedOf(t, 1);
   const draw = random(seed);
   const links = new Set<{ client: Socket; server: Socket; lanes: Record<Direction, Lane> }>();
   const counts = { connections: 0, cuts: 0, repliesLost: 0, late: 0 };

@@ -163,7 +163,7 @@ export const startGateways = async (
     };
     const fetcher = createFetcher({
       connectionsMax: 32,
-      headersTimeoutMs: 5000,
+      headersTimeoutMs: 60_000,
       breaker: { failuresMax: config.originFailuresMax, restMs: config.originRestMs },
     });
     const nowMs = (): number => view.redisNowMs();

@@ -1,4 +1,4 @@
-// What strangers send, as data: the server alone must refuse it (test/http-hostile.test.ts), and so must it behind each
+// What strangers send, as data: the server alone must refuse it (test/parts/http-hostile.test.ts), and so must it behind each
 // proxy (test/system/front.test.ts). (RFC 9112 section 11, CWE-444, CWE-22.)
 
 export const CRLF = '\r\n';

@@ -55,16 +55,13 @@ export const startRedis = async (
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-redis-'));
   const url = `redis://127.0.0.1:${port}`;
   const config = readConfig({});
-  /** Of a test itself: what it asks may take as long as the machine is busy. */
+  /** Of a test: what it asks may take as long as the machine is busy. A test of that deadline makes its own client. */
   const patient = { ...config, redisCommandTimeoutMs: 30_000 };
   const clients: Redis[] = [];
   let child: ChildProcess | undefined;
 
-  const connect = async (
-    purpose: string,
-    more: { blocking?: boolean; config?: typeof config } = {},
-  ): Promise<Redis> => {
-    const client = createRedis({ url, config, log: silentLog, purpose, ...more });
+  const connect = async (purpose: string, more: { blocking?: boolean } = {}): Promise<Redis> => {
+    const client = createRedis({ url, config: patient, log: silentLog, purpose, ...more });
     clients.push(client);
     await answering(client);
     return client;
@@ -108,5 +105,5 @@ export const startRedis = async (
     rmSync(folder, { recursive: true, force: true });
   });
   await start();
-  return { url, client: await connect('test', { config: patient }), connect, kill, start, folder, port };
+  return { url, client: await connect('test'), connect, kill, start, folder, port };
 };

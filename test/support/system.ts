@@ -38,7 +38,26 @@ export type System = {
 };
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
-const READY_MS_MAX = 40_000;
+/** A start that takes longer has failed, however slow the machine. */
+const READY_MS_MAX = 120_000;
+/** The end of what it wrote, for the message of a failed start. */
+const SHOWN_CHARACTERS = 3000;
+
+/**
+ * Deadlines that are there for broken peers. On a machine that stands still for a moment they would strike requests
+ * of tests that are about something else, so they are long here; a test that is about one of them sets it.
+ */
+const PATIENT = {
+  ANTEROOM_REDIS_TIMEOUT_MS: '60000',
+  ANTEROOM_DATABASE_TIMEOUT_MS: '60000',
+  ANTEROOM_ORIGIN_TIMEOUT_MS: '120000',
+  ANTEROOM_ORIGIN_CONNECT_MS: '60000',
+  ANTEROOM_ORIGIN_BODY_MS: '120000',
+  ANTEROOM_PAYMENT_TIMEOUT_MS: '60000',
+  ANTEROOM_SLOW_READER_MS: '60000',
+  // A late event loop is the machine's, not an overload.
+  ANTEROOM_OVERLOAD_LAG_MS: '60000',
+};
 
 /**
  * What `faketime` puts into the environment of a program. Taken from it instead of running it around ours: it stays
@@ -54,6 +73,17 @@ const wrongClock = (clock: string): Record<string, string> => {
   // The shared memory it names is gone with it.
   return Object.fromEntries(variables.filter(([name]) => name !== 'FAKETIME_SHARED'));
 };
+
+/**
+ * Settings of a room in which no turn, session or presence runs out by itself: for tests in which somebody has to act
+ * in time, and would not on a machine that stands still for a moment.
+ */
+export const UNHURRIED = {
+  claimSeconds: 3600,
+  sessionSeconds: 3600,
+  absoluteSessionSeconds: 7200,
+  graceSeconds: 600,
+} as const;
 
 /**
  * Its database is a PostgreSQL server of its own, as where it is used for real; with `embedded` it is the one that
@@ -126,6 +156,7 @@ export const createSystem = async (
           ANTEROOM_DEMO: 'on',
           // Fans of a test come from many addresses, as a trusted proxy would tell them.
           ANTEROOM_TRUSTED_PROXIES: '127.0.0.1',
+          ...PATIENT,
           ...(options.roles === undefined ? {} : { ANTEROOM_ROLES: options.roles }),
           ...env,
           ...options.env,
@@ -138,17 +169,29 @@ export const createSystem = async (
       };
       child.stdout?.on('data', collect);
       child.stderr?.on('data', collect);
-      await eventually(
-        'the system is ready',
-        async () => {
-          if (child.exitCode !== null) return true;
-          const answer = await fetch(`http://127.0.0.1:${metricsPort}/ready`);
-          return answer.status === 200;
-        },
-        READY_MS_MAX,
-      );
-      if (child.exitCode !== null)
-        throw new Error(`the process ended with ${child.exitCode}:\n${written.slice(-3000)}`);
+      const isGone = () => child.exitCode !== null || child.signalCode !== null;
+      try {
+        await eventually(
+          'the system is ready',
+          async () => {
+            if (isGone()) return true;
+            const answer = await fetch(`http://127.0.0.1:${metricsPort}/ready`);
+            if (answer.status === 200) return true;
+            throw new Error(`/ready answered ${answer.status}: ${await answer.text()}`);
+          },
+          READY_MS_MAX,
+        );
+      } catch (cause) {
+        const { message } = cause instanceof Error ? cause : new Error(String(cause));
+        const why = cause instanceof Error ? `: ${String(cause.cause)}` : '';
+        throw new Error(`${message}${why}\nThe processes wrote:\n${written.slice(-SHOWN_CHARACTERS)}`, {
+          cause,
+        });
+      }
+      if (isGone())
+        throw new Error(
+          `the process ended with ${child.exitCode ?? child.signalCode}:\n${written.slice(-SHOWN_CHARACTERS)}`,
+        );
       return child;
     },
   };

@@ -11,7 +11,7 @@ import { Fan, type FanAnswer } from '../support/fan.ts';
 import { startRedis } from '../support/redis.ts';
 import { createSystem } from '../support/system.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(600_000);
 
 t.test('bad input on every public route is refused in words and changes nothing', async (t) => {
   const redis = await startRedis(t);

@@ -8,20 +8,21 @@ import { parseEntry } from '../../line/entries.ts';
 import { roomKeys } from '../../lua/room.ts';
 import { eventually } from '../support/eventually.ts';
 import { Fan } from '../support/fan.ts';
-import { random } from '../support/random.ts';
+import { random, seedOf } from '../support/random.ts';
 import { startRedis } from '../support/redis.ts';
-import { createSystem } from '../support/system.ts';
+import { createSystem, UNHURRIED } from '../support/system.ts';
 
 const FANS = 200;
 const CAP = 20;
 const RATE = 600;
 
-t.setTimeout(170_000);
+/** The whole line goes through in half a minute where the machine is quick. */
+const TURN_MS_MAX = 600_000;
+
+t.setTimeout(900_000);
 
 t.test('200 fans go from arrival to a paid seat, and the books agree', async (t) => {
-  const seed = Math.floor(Math.random() * 1e6);
-  t.comment(`seed ${seed}`);
-  const dice = random(seed);
+  const dice = random(seedOf(t, 1));
   const redis = await startRedis(t);
   const system = await createSystem(t, { ANTEROOM_REDIS_URL: redis.url, ANTEROOM_LOG_LEVEL: 'warn' });
   await system.start();
@@ -35,8 +36,7 @@ t.test('200 fans go from arrival to a paid seat, and the books agree', async (t)
     newUsersPerMinute: RATE,
     burst: 10,
     totalActiveUsers: CAP,
-    claimSeconds: 10,
-    sessionSeconds: 60,
+    ...UNHURRIED,
     version: seen.version,
   };
   let tuned = await fetch(`${system.admin}/v1/rooms/demo`, {
@@ -56,17 +56,24 @@ t.test('200 fans go from arrival to a paid seat, and the books agree', async (t)
   t.equal(tuned.status, 200, JSON.stringify(await tuned.clone().text()));
 
   let mostInside = 0;
-  let sampling = true;
-  const sampler = (async () => {
-    while (sampling) {
-      const [active, promoted] = await Promise.all([
-        redis.client.zcard(keys.active),
-        redis.client.zcard(keys.promoted),
-      ]);
-      mostInside = Math.max(mostInside, active + promoted);
-      await new Promise((resolve) => setTimeout(resolve, 25));
-    }
-  })();
+  let looks = 0;
+  /** Looked at after each step of each fan; both sets at one instant, or somebody on the way would count twice. */
+  const countInside = async (): Promise<void> => {
+    const counted = await redis.client.multi().zcard(keys.active).zcard(keys.promoted).exec();
+    const [active, promoted] = (counted ?? []).map(([error, count]) => {
+      if (error !== null) throw error;
+      return Number(count);
+    });
+    mostInside = Math.max(mostInside, active! + promoted!);
+    looks += 1;
+  };
+  /** The place whose number this is. */
+  const placeOf = async (number: number): Promise<string> => {
+    const places = Object.entries(await redis.client.hgetall(keys.places));
+    const found = places.find(([, entry]) => entry.startsWith(`${number} `));
+    if (found === undefined) throw new Error(`no place has the number ${number}`);
+    return found[0];
+  };
 
   const paidSeats: number[] = [];
   const admitted = new Map<number, number>();
@@ -79,21 +86,22 @@ t.test('200 fans go from arrival to a paid seat, and the books agree', async (t)
       t.equal((await fan.ask('DELETE', '/v1/rooms/demo/places/me')).status, 204);
       return 'left';
     }
-    let turn = await fan.wait(channel, 120_000);
+    let turn = await fan.wait(channel, TURN_MS_MAX);
+    await countInside();
     if (index % 60 === 11) {
       // Lets the turn pass once, comes back, and is served in the same visit.
+      const placeId = await placeOf(fan.number);
+      await redis.client.zadd(keys.promoted, 'XX', 1, placeId);
       await eventually(
         `fan ${index} has missed`,
-        async () => {
-          await new Promise((resolve) => setTimeout(resolve, 500));
-          return (await fan.ask('GET', '/v1/rooms/demo/places/me')).json.state === 'parked';
-        },
-        40_000,
+        async () => (await redis.client.zscore(keys.parked, placeId)) !== null,
       );
+      t.equal((await fan.ask('GET', '/v1/rooms/demo/places/me')).json.state, 'parked');
       const number = fan.number;
       const back = await fan.join();
       t.equal(back.json.number, number, 'the same place');
-      turn = await fan.wait(channel, 60_000);
+      turn = await fan.wait(channel, TURN_MS_MAX);
+      await countInside();
     }
     if (!('claim' in turn)) return `ended: ${turn.ended}`;
     const before = await fan.ask('GET', '/v1/events/demo/seats');
@@ -104,7 +112,12 @@ t.test('200 fans go from arrival to a paid seat, and the books agree', async (t)
     t.equal((await fan.claim(turn.claim)).json.expiresAtMs, claimed.json.expiresAtMs, 'one session a visit');
     const seats = await fan.ask('GET', '/v1/events/demo/seats');
     t.equal(seats.status, 200, seats.status === 200 ? 'the seats' : seats.text);
-    await new Promise((resolve) => setTimeout(resolve, dice.below(800)));
+    await countInside();
+    // Some look around for long, so that they leave in another order than they came.
+    for (let look = dice.below(8); look > 0; look -= 1) {
+      t.equal((await fan.ask('GET', '/v1/events/demo/seats')).status, 200);
+      await countInside();
+    }
 
     const section = (['stalls', 'balcony', 'standing'] as const)[index % 3]!;
     const key = { 'idempotency-key': `hold-${index}-000` };
@@ -115,6 +128,7 @@ t.test('200 fans go from arrival to a paid seat, and the books agree', async (t)
         body: { section: 'stalls', count: 1 },
       });
     t.equal(held.status, 201, held.text);
+    await countInside();
     const order = { holdId: held.json.holdId ?? held.json.id, payment: { method: 'card', token: 'ok' } };
     const paid = await fan.ask('POST', '/v1/orders', {
       headers: { 'idempotency-key': `order-${index}-00` },
@@ -125,14 +139,13 @@ t.test('200 fans go from arrival to a paid seat, and the books agree', async (t)
     await eventually(
       `order of fan ${index} is confirmed`,
       async () => (await fan.ask('GET', `/v1/orders/${orderId}`)).json.state === 'paid',
-      20_000,
     );
     paidSeats.push(1);
     await eventually(
       `session of fan ${index} has ended`,
       async () => (await fan.ask('GET', '/v1/events/demo')).status === 429,
-      10_000,
     );
+    await countInside();
     t.equal((await fan.ask('GET', `/v1/orders/${orderId}`)).status, 200, 'the order is still theirs to see');
     for (let at = 1; at < fan.positions.length; at += 1)
       if (fan.positions[at]! > fan.positions[at - 1]! && index % 60 !== 11 && channel !== 'poll')
@@ -145,8 +158,6 @@ t.test('200 fans go from arrival to a paid seat, and the books agree', async (t)
       oneFan(index).catch((error: Error) => `failed: ${error.message}`),
     ),
   );
-  sampling = false;
-  await sampler;
 
   const counted = new Map<string, number>();
   for (const result of results) counted.set(result, (counted.get(result) ?? 0) + 1);
@@ -156,7 +167,7 @@ t.test('200 fans go from arrival to a paid seat, and the books agree', async (t)
     'nobody is let in twice',
   );
   t.equal(admitted.size, FANS - FANS / 25);
-  t.ok(mostInside <= CAP, `most inside at once: ${mostInside}`);
+  t.ok(mostInside > 0 && mostInside <= CAP, `most inside at once: ${mostInside}, of ${looks} looks`);
 
   // The same from the entry stream alone.
   let inside = 0;
@@ -191,7 +202,7 @@ t.test('200 fans go from arrival to a paid seat, and the books agree', async (t)
   // Sold seats are paid orders.
   const watcher = new Fan({ base: system.base, index: 5000 });
   await watcher.join();
-  const turn = await watcher.wait('poll', 20_000);
+  const turn = await watcher.wait('poll');
   await watcher.claim('claim' in turn ? turn.claim : '');
   const { maps } = (await watcher.ask('GET', '/v1/events/demo/seats')).json as {
     maps: Record<string, string>;
