@@ -507,15 +507,15 @@ t.test('every metric of the table moves', { timeout: 900_000 }, async (t) => {
     ledger_gaps_total: already,
     connections_open: already,
     // With an origin that is away, and one that speaks WebSocket.
-    origin_resting: () => movesIn('tunnel.test.ts', 'origin_resting'),
-    tunnels_open: () => movesIn('tunnel.test.ts', 'tunnels_open'),
-    streams_refused_total: () => movesIn('broker.test.ts', 'streams_refused_total'),
-    streams_ended_total: () => movesIn('broker.test.ts', 'streams_ended_total'),
-    streams_resumed_total: () => movesIn('broker.test.ts', 'streams_resumed_total'),
-    streams_draining: () => movesIn('broker.test.ts', 'streams_draining'),
-    position_late_seconds: () => movesIn('broker.test.ts', 'position_late_seconds'),
-    dropped_bytes_total: () => movesIn('http.test.ts', 'dropped_bytes_total'),
-    slow_readers_total: () => movesIn('http.test.ts', 'slow_readers_total'),
+    origin_resting: () => movesIn('parts/tunnel.test.ts', 'origin_resting'),
+    tunnels_open: () => movesIn('parts/tunnel.test.ts', 'tunnels_open'),
+    streams_refused_total: () => movesIn('parts/broker.test.ts', 'streams_refused_total'),
+    streams_ended_total: () => movesIn('parts/broker.test.ts', 'streams_ended_total'),
+    streams_resumed_total: () => movesIn('parts/broker.test.ts', 'streams_resumed_total'),
+    streams_draining: () => movesIn('parts/broker.test.ts', 'streams_draining'),
+    position_late_seconds: () => movesIn('parts/broker.test.ts', 'position_late_seconds'),
+    dropped_bytes_total: () => movesIn('parts/http.test.ts', 'dropped_bytes_total'),
+    slow_readers_total: () => movesIn('parts/http.test.ts', 'slow_readers_total'),
     // In a gateway of its own, which is told that it is late.
     overload_level: async () => {
       const late = await startGateways(t, { count: 1, probe: { lagMs: () => 10_000 } });
