@@ -12,3 +12,14 @@ export const systemClock: Clock = {
   nowMs: () => Date.now(),
   monotonicMs: () => performance.now(),
 };
+
+/**
+ * Runs `work` once everything that has arrived by now is read, with the monotonic time of now. A timer that judges what
+ * is late goes through here: the event loop may come to it before it comes to the socket, so after a pause of the whole
+ * process a deadline would strike although the answer is there
+ * (https://nodejs.org/en/learn/asynchronous-work/event-loop-timers-and-nexttick).
+ */
+export const afterReading = (clock: Clock, work: (nowMs: number) => void): void => {
+  const nowMs = clock.monotonicMs();
+  setImmediate(() => work(nowMs));
+};

@@ -2,7 +2,7 @@
 // here a request writes down when it is due, and a sweep looks at all that are under way. A deadline passes up to
 // SWEEP_MS late, which nobody sees: they are seconds long, and name how long we wait, not when something happens.
 
-import type { Clock } from './clock.ts';
+import { afterReading, type Clock } from './clock.ts';
 
 export type Due = {
   /** Monotonic time of the clock; 0 while there is nothing to wait for. */
@@ -16,8 +16,7 @@ const SWEEP_MS = 25;
 export const createDeadlines = (clock: Clock) => {
   const watched = new Set<Due>();
   let timer: NodeJS.Timeout | undefined;
-  const sweep = (): void => {
-    const nowMs = clock.monotonicMs();
+  const sweep = (nowMs: number): void => {
     for (const due of watched) {
       if (due.dueMs === 0 || nowMs < due.dueMs) continue;
       due.dueMs = 0;
@@ -30,7 +29,7 @@ export const createDeadlines = (clock: Clock) => {
   return {
     watch(due: Due): void {
       watched.add(due);
-      timer ??= setInterval(sweep, SWEEP_MS);
+      timer ??= setInterval(() => afterReading(clock, sweep), SWEEP_MS);
     },
     leave: (due: Due): void => void watched.delete(due),
   };

@@ -28,7 +28,7 @@ import {
   statusLine,
 } from './answer.ts';
 import { type Bystander, openBystander } from './bystander.ts';
-import { systemClock } from './clock.ts';
+import { afterReading, systemClock } from './clock.ts';
 import { type ErrorCode, Refusal } from './errors.ts';
 import { Exchange } from './exchange.ts';
 import { createHeadReader } from './head.ts';
@@ -766,7 +766,7 @@ export const createServer = (options: ServerOptions): Server => {
       connectionCount += more;
       if (more < 0) return;
       openedCount += 1;
-      openedAtMs = performance.now();
+      openedAtMs = clock.monotonicMs();
       if (connectionCount > connectionsMax) wire.close();
     };
     // Told 1 for a connection that came, and -1 for one that went.
@@ -822,10 +822,10 @@ export const createServer = (options: ServerOptions): Server => {
     const untilMs = performance.now() + graceMs;
     const isAwaited = (nowMs: number): boolean =>
       pendingCount > 0 || (connectionCount > links.size + tunnels.size && nowMs - openedAtMs < lingerMs);
-    for (let nowMs = performance.now(); nowMs < untilMs && isAwaited(nowMs); nowMs = performance.now())
-      // After the timer one more turn, in which sockets are read: after a pause of the whole process, what came during
-      // it is there, and is no silence.
-      await new Promise((resolve) => setTimeout(() => setImmediate(resolve), 10));
+    const soon = (): Promise<number> =>
+      new Promise((resolve) => setTimeout(() => afterReading(clock, resolve), 10));
+    // The youngest connection has waited for nothing yet when we first look.
+    for (let nowMs = openedAtMs; performance.now() < untilMs && isAwaited(nowMs); ) nowMs = await soon();
   };
 
   let closing: Promise<void> | undefined;
@@ -881,13 +881,13 @@ export const createServer = (options: ServerOptions): Server => {
         throw error;
       });
       listeningPort = uws.us_socket_local_port(token);
-      sweep = setInterval(() => {
-        const nowMs = clock.monotonicMs();
+      const look = (nowMs: number): void => {
         for (const some of [slow, tunnels])
           for (const link of some)
             if (link.slowSinceMs > 0 && nowMs - link.slowSinceMs > slowReaderMs) cutSlow(link);
         for (const some of watched) if (some.isLate(nowMs)) some.cut();
-      }, SWEEP_MS);
+      };
+      sweep = setInterval(() => afterReading(clock, look), SWEEP_MS);
       sweep.unref();
       return { port: listeningPort };
     },

@@ -6,6 +6,7 @@ import { writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { afterReading, systemClock } from './clock.ts';
 import { identityOf } from './folder-lock.ts';
 
 /** Reading a large append-only file back takes about 10 s per 10 million places; this is far beyond. */
@@ -40,10 +41,11 @@ export const ask = (
   new Promise((answer, reject) => {
     let text = '';
     const wire = connect(socket);
-    const deadline = setTimeout(() => {
+    const late = () => {
       wire.destroy();
       reject(new Error(`no answer to ${command} within ${options.answerMs} ms`));
-    }, options.answerMs);
+    };
+    const deadline = setTimeout(() => afterReading(systemClock, late), options.answerMs);
     const finish = (value: string | undefined) => {
       clearTimeout(deadline);
       wire.destroy();

@@ -8,6 +8,7 @@
 
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes } from 'node:crypto';
+import { afterReading, systemClock } from './clock.ts';
 import { createFetcher, type Fetcher } from './fetch.ts';
 import type { Metrics } from './metrics.ts';
 import { newSpanId, type Trace, traceparentOf } from './traceparent.ts';
@@ -150,7 +151,9 @@ export const createTracer = (options: {
   let stopped: Promise<void> | undefined;
   const stop = async (): Promise<void> => {
     clearInterval(timer);
-    const late = new Promise<void>((resolve) => setTimeout(resolve, STOP_MS_MAX).unref());
+    const late = new Promise<void>((resolve) =>
+      setTimeout(() => afterReading(systemClock, () => resolve()), STOP_MS_MAX).unref(),
+    );
     await Promise.race([send().then(send), late]);
     metrics.inc('spans_total', { outcome: 'dropped' }, queue.length);
     queue = [];

@@ -1,11 +1,11 @@
-// Runs the tests, tier after tier, and ends with what failed and the totals of tests: `N passed, N failed`.
+// Runs the tests, tier by tier, and ends with each failed test and the total of tests: `N passed, N failed`.
 //   npm test                    all tiers but slow
 //   npm test -- rules parts     some tiers
 //   npm test -- test/parts/gate.test.ts …   some files
 //   --second-chance             as .ci/run does: files of system and browser that fail run once more, alone
 //
-// The second chance is for what only the machine decides: whole processes, browsers. A pass at the second try is
-// told (`flaky: FILE`, with the first failure); more than two such files fail the run all the same.
+// A second chance is given only where the machine has a say: whole processes and browsers. A pass on the second try
+// is reported (`flaky: FILE`, with its first failure), and more than two such files still fail the run.
 
 import { spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';

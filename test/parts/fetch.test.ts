@@ -12,6 +12,7 @@ import { openStream, rawRequest } from '../support/client.ts';
 import { eventually } from '../support/eventually.ts';
 import { refusingAddress } from '../support/refusing.ts';
 import { standingClock, swept } from '../support/standing-clock.ts';
+import { beforeTimers, startThreadWire } from '../support/thread-wire.ts';
 
 type Test = { teardown(work: () => unknown): void };
 type Options = Partial<Parameters<typeof createFetcher>[0]>;
@@ -130,6 +131,21 @@ t.test('an origin that is silent is origin-timeout, at the deadline that was ask
   await swept(fetcher);
   t.equal(ended.length, 2, 'waiting for a connection counts, too');
   for (const refusal of ended) t.ok(refusal instanceof Refusal && refusal.code === 'origin-timeout');
+});
+
+t.test('an answer that came while the process stood still is in time', async (t) => {
+  const peer = await startThreadWire(t);
+  const clock = standingClock();
+  const asked = fetcherFor(t, { clock }).send({
+    origin: `http://127.0.0.1:${peer.port}`,
+    ...get,
+    timeoutMs: 100,
+  });
+  await eventually('the origin has it', () => peer.heard().endsWith('\r\n\r\n'));
+  await beforeTimers();
+  clock.advance(100);
+  peer.standStillWhileItSends('HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx', 100);
+  t.equal(await textOf((await asked).body), 'x');
 });
 
 t.test('the deadline of json lasts from the request to the end of the answer', async (t) => {

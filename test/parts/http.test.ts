@@ -2,7 +2,6 @@
 
 import { connect } from 'node:net';
 import t from 'tap';
-import { systemClock } from '../../kernel/clock.ts';
 import { Refusal } from '../../kernel/errors.ts';
 import {
   createServer,
@@ -18,6 +17,8 @@ import { openSocket, openStream, rawRequest, type TestSocket } from '../support/
 import { eventually } from '../support/eventually.ts';
 import { random } from '../support/random.ts';
 import { freePort } from '../support/redis.ts';
+import { standingClock } from '../support/standing-clock.ts';
+import { beforeTimers, startThreadWire } from '../support/thread-wire.ts';
 
 type Test = { teardown(work: () => unknown): void };
 
@@ -804,7 +805,7 @@ t.test('slow readers are closed, cost bounded memory and delay nobody', async (t
   let closedSlow = 0;
   let droppedBytes = 0;
   let produced = 0;
-  let nowMs = 1000;
+  const clock = standingClock();
   const { port, url } = await start(
     t,
     (server) => {
@@ -832,7 +833,7 @@ t.test('slow readers are closed, cost bounded memory and delay nobody', async (t
       server.route('GET', '/fine', () => ({ status: 200 }));
     },
     {
-      clock: { ...systemClock, monotonicMs: () => nowMs },
+      clock,
       slowReaders: {
         dropped: (bytes) => {
           droppedBytes += bytes;
@@ -882,7 +883,7 @@ t.test('slow readers are closed, cost bounded memory and delay nobody', async (t
     t.equal((await fetch(`${url}/fine`)).status, 200);
     return isStill;
   });
-  nowMs += 1001;
+  clock.advance(1001);
   await eventually('all slow ones are closed', () => closedSlow === 20);
   fast?.write('data: last\n\n', { keep: true });
   await eventually('the one that reads is still there', () => newest === 'last');
@@ -938,6 +939,48 @@ t.test('stopping ends streams, finishes requests and frees the port', async (t) 
   await stopped;
   t.equal(await never, 'cut', 'what outlives the grace is cut');
   await t.rejects(rawRequest(port, 'GET / HTTP/1.1\r\nhost: a\r\n\r\n'), { code: 'ECONNREFUSED' });
+});
+
+t.test('a body that came while the process stood still is not late', async (t) => {
+  const clock = standingClock();
+  const { port, url } = await start(
+    t,
+    (server) => {
+      server.route('GET', '/fine', () => ({ status: 200 }));
+      server.route('POST', '/echo', ({ body }) => ({ status: 200, body }));
+    },
+    { clock },
+  );
+  const client = await startThreadWire(t, port);
+  client.send('POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nha');
+  for (let times = 0; times < 2; times += 1) t.equal((await fetch(`${url}/fine`)).status, 200);
+  await beforeTimers();
+  clock.advance(3_600_000);
+  client.standStillWhileItSends('lf', 600);
+  await eventually('it is answered', () => /^HTTP\/1.1 200 [\s\S]*half$/.test(client.heard()));
+});
+
+t.test('a request that came while a process that stops stood still is answered', async (t) => {
+  const moments = { 'before its timers': beforeTimers, 'while it reads sockets': () => undefined };
+  for (const [name, moment] of Object.entries(moments)) {
+    const clock = standingClock();
+    const here = () => ({ status: 200, body: 'here' });
+    const { server, port, url } = await start(t, (server) => server.otherwise(here), { clock });
+    const client = await startThreadWire(t, port);
+    await eventually('it is connected', () => server.load().connections === 1);
+    const stopped = server.close(60_000, { lingerMs: 250 });
+    await eventually('the port is closed', () =>
+      fetch(url).then(
+        () => false,
+        () => true,
+      ),
+    );
+    await moment();
+    clock.advance(251);
+    client.standStillWhileItSends('GET / HTTP/1.1\r\nhost: a\r\n\r\n', 50);
+    await stopped;
+    await eventually(`${name}: it is answered`, () => /^HTTP\/1.1 200 [\s\S]*here$/.test(client.heard()));
+  }
 });
 
 t.test('a port can be shared by servers that agree, and an exclusive one is refused by name', async (t) => {

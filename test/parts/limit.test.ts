@@ -18,6 +18,7 @@ import { createMetrics } from '../../kernel/metrics.ts';
 import { type Buckets, bucketOf, takeAll } from '../../lua/limit.ts';
 import { eventually } from '../support/eventually.ts';
 import { startRedis } from '../support/redis.ts';
+import { standing } from '../support/standing-clock.ts';
 
 const server = await startRedis(t);
 const redis = server.client;
@@ -159,8 +160,6 @@ const limitsOf = (
   t.teardown(() => limits.stop());
   return { limits, metrics };
 };
-/** Time stands still: for what is counted in the process alone, on a machine that may be slow. */
-const standing: Clock = { nowMs: () => Date.now(), monotonicMs: () => 1000 };
 /** Scripts Redis has run so far. */
 const scriptCalls = async (): Promise<number> =>
   Number(/cmdstat_evalsha:calls=(\d+)/.exec(await redis.info('commandstats'))?.[1] ?? 0);

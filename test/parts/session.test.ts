@@ -14,6 +14,7 @@ import { eventually } from '../support/eventually.ts';
 import type { Fan, FanAnswer } from '../support/fan.ts';
 import { elsewhere, type Gateways, PUBLIC_URL, startGateways } from '../support/gateways.ts';
 import { keyPair, startIssuer, userToken as tokenOf } from '../support/issuer.ts';
+import { standing } from '../support/standing-clock.ts';
 import { UNHURRIED } from '../support/system.ts';
 
 type Test = { equal(found: unknown, wanted: unknown, message: string): unknown };
@@ -650,7 +651,7 @@ t.test('redeeming and failed ends are limited by address', async (t) => {
     count: 1,
     env: { ANTEROOM_ADDRESS_PER_SECOND: '1', ANTEROOM_ADDRESS_BURST: '5' },
     // Nothing comes back while the test runs.
-    clock: { nowMs: () => Date.now(), monotonicMs: () => 1000 },
+    clock: standing,
   });
   const room = await few.open('few');
   const fan = few.fan(room);

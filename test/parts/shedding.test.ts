@@ -3,18 +3,15 @@
 
 import { connect, type Socket } from 'node:net';
 import t from 'tap';
-import type { Clock } from '../../kernel/clock.ts';
 import { eventually } from '../support/eventually.ts';
 import { startGateways } from '../support/gateways.ts';
+import { standing } from '../support/standing-clock.ts';
 
 const BURST = 3;
 const PER_CLOSE = 4;
 const SHOP = 'https://shop.example';
 /** Gateways of tests trust 127.0.0.1 and no other; an IPv4 address of this machine is any of 127.0.0.0/8. */
 const PROXY = '127.0.0.1';
-
-/** Nothing comes back while a test runs. */
-const standing: Clock = { nowMs: () => Date.now(), monotonicMs: () => 1000 };
 
 const { bases, metrics, open } = await startGateways(t, {
   count: 1,

@@ -16,6 +16,8 @@ const RAW = `TAP version 14
           diff: |
             -1
             +not ok 2 - this stands inside a diagnosis
+            ...
+            +not ok 3 - and so does this
           ...
         not ok 2 - and another
           ---
@@ -64,7 +66,7 @@ t.test('tests are counted, not assertions, and each failure is told with its fir
     ],
   );
   t.match(failures[0]?.message, /^should be equal\n +diff/);
-  t.match(failures[0]?.message, 'inside a diagnosis');
+  t.match(failures[0]?.message, 'and so does this');
   t.notMatch(failures[0]?.message, 'elsewhere');
   t.match(failures[1]?.message, 'ECONNRESET');
 });
@@ -79,3 +81,20 @@ t.test('a file that fails by itself is one failure, though all its tests passed'
     [['test/parts/one.test.ts', '']],
   );
 });
+
+t.test(
+  'a process that dies in the middle of a test fails that test, and the others still count',
+  async (t) => {
+    const kept = RAW.slice(0, RAW.indexOf('        ok 2 - second'));
+    const raw = `${kept}not ok 1 - test/parts/one.test.ts # time=1ms\n${RAW.slice(RAW.indexOf('# Subtest: test/parts/two'))}`;
+    const { passed, failures } = readReport(raw.split('\n'));
+    t.equal(passed, 0);
+    t.same(
+      failures.map(({ file, test, message }) => [file, test, message]),
+      [
+        ['test/parts/one.test.ts', 'a promise kept', 'the test did not end'],
+        ['test/parts/two.test.ts', '', 'no assertion failed: what the file wrote stands above'],
+      ],
+    );
+  },
+);

@@ -279,27 +279,27 @@ export type RawAnswer = {
   closed: boolean;
 };
 
-/** A connection on which neither an answer nor an end comes for so long is a fault, whatever a test expects. */
+/** A connection that stays silent for this long is a fault, whatever the test expects. */
 const SILENT_MS_MAX = 90_000;
 const methodsIn = (bytes: Buffer): string[] =>
   [...bytes.toString('latin1').matchAll(/(?:^|\r\n\r\n)([A-Z]+) /g)].map(([, method]) => method!);
 
 export type RawOptions = {
-  /** Complete answers that are waited for (1). Where request or answer say `Connection: close`, so is the end. */
+  /** How many complete answers to wait for (1). If request or answer say `Connection: close`, also for the end. */
   answers?: number;
-  /** Between one piece and the next (20). */
+  /** Pause between one piece and the next (20). */
   pieceMs?: number;
   host?: string;
-  /** We leave when this has settled, answered or not. */
+  /** The client leaves when this settles, answered or not. */
   leave?: () => Promise<unknown>;
-  /** For what may stay unanswered: where nothing has come when this has settled, we leave. */
+  /** For a request that may stay unanswered: the client leaves if nothing has come when this settles. */
   unlessSilent?: () => Promise<unknown>;
 };
 
 /**
  * Sends bytes as they are and collects whatever comes back, until the answers are complete or the server closes.
  * Silence is never an answer: a test says what must happen elsewhere before it stops waiting (`leave`,
- * `unlessSilent`). To leave is to close our side; what comes until the server has closed, too, is still collected.
+ * `unlessSilent`). Leaving closes the client's side; what the server still sends before it closes is collected, too.
  */
 export const rawRequest = async (
   port: number,

@@ -19,6 +19,9 @@ export const standingClock = (): StandingClock => {
   };
 };
 
+/** For limits, which count by monotonic time: nothing comes back while a test runs. */
+export const standing: Clock = { nowMs: () => Date.now(), monotonicMs: () => 1000 };
+
 /**
  * Resolves when a fetcher has looked at everything that is due by now. Its sweep goes through what is under way in the
  * order of its beginning; so a request that begins last, and is late at once, is given up after all others that are late.
