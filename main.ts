@@ -1,48 +1,36 @@
 // The composition root: reads the configuration, opens the stores, starts the roles named in ANTEROOM_ROLES and
-// stops them in reverse. The gateway starts last and stops first, so that nobody is let in to something that is
-// not there. Everything a part needs is handed to it here.
+// stops them in reverse. The gateway starts last and stops first, so that nobody is let in to something that is not
+// there. Everything a part needs is handed to it here; the public port is put together in app/edge.ts.
 
+import { existsSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createAdmin, ensureFirstOperator } from './admin/admin.ts';
+import { addRoles, createFront, openFront } from './app/edge.ts';
+import { createStops, type Stops } from './app/stopping.ts';
 import { createBookingCore, seedEvent } from './booking-core/booking-core.ts';
 import { demoEvent } from './booking-core/demo.ts';
 import { createSandbox } from './booking-core/sandbox/sandbox.ts';
 
-import { createRuleBook } from './bots/rules.ts';
-
-import { createBroker } from './broker/broker.ts';
 import { createDispatcher } from './dispatcher/dispatcher.ts';
 import { createLedgerWriter } from './dispatcher/ledger.ts';
-import { createGateway } from './gateway/gateway.ts';
-import { createJudge } from './gateway/judging.ts';
-import { createLimits, tollOf } from './gateway/limits.ts';
-import { createOverload } from './gateway/overload.ts';
-import { securityHeaders } from './gateway/security-headers.ts';
 import { systemClock } from './kernel/clock.ts';
 import { type Config, ConfigFault, readConfig } from './kernel/config.ts';
-import { withCors } from './kernel/cors.ts';
-import { connectionsAllowed } from './kernel/descriptors.ts';
 import { createFetcher } from './kernel/fetch.ts';
 import { lockFolder } from './kernel/folder-lock.ts';
-import { createServer } from './kernel/http.ts';
 import { createLog, type Log } from './kernel/log.ts';
 import { createMetrics, createMetricsServer } from './kernel/metrics.ts';
+import { removeEmbeddedPostgres, startEmbeddedPostgres } from './kernel/postgres-server.ts';
 import { checkRedisSettings, connectRedis, createRedis } from './kernel/redis.ts';
 import { startEmbeddedRedis } from './kernel/redis-server.ts';
 import { withoutSecret } from './kernel/redis-url.ts';
 import type { Role, RoleName } from './kernel/role.ts';
 import { createSql, type Sql } from './kernel/sql.ts';
-import { checkCertificate } from './kernel/tls.ts';
 import { createTokens, loadKeys, parseKeys } from './kernel/token.ts';
 import { createTracer } from './kernel/trace.ts';
 import { openUserTokens } from './kernel/user-token.ts';
-import { createClaimsReader } from './line/claims.ts';
-import { createIdentifier } from './line/identify.ts';
-import { createLooks } from './line/looks.ts';
 import { createRoomStore, ensureRoom, type RoomStore, syncRooms } from './line/rooms.ts';
 import { defaultSettings } from './line/settings.ts';
-import { createUsers } from './line/users.ts';
 import { createView } from './line/view.ts';
 import { cookieNames } from './line/visitor.ts';
 
@@ -51,14 +39,34 @@ const DEMO_ROOM = 'demo';
 /** The roles that keep something in SQL; each of them syncs the rooms to Redis when it starts. */
 const ROLES_WITH_SQL: readonly RoleName[] = ['dispatcher', 'booking-core', 'admin'];
 
-const openSql = async (options: { config: Config; log: Log }): Promise<{ sql: Sql; rooms: RoomStore }> => {
-  const sql = await createSql(options);
+/** Earlier versions kept an embedded database that PostgreSQL cannot read; starting beside it would hide it. */
+const refusePglite = (dataFolder: string): void => {
+  const folder = join(dataFolder, 'pgdata');
+  if (existsSync(folder))
+    throw new Error(
+      `${folder} holds the database of an earlier version (PGlite), which this one cannot read. To start without it, move it away, or start anew with \`npm start -- --fresh\`; to keep its rooms and orders, go back to the earlier version.`,
+    );
+};
+
+const openSql = async (
+  options: { config: Config; log: Log },
+  stops: Stops,
+): Promise<{ sql: Sql; rooms: RoomStore }> => {
+  const { config, log } = options;
+  let { databaseUrl } = config;
+  if (databaseUrl === '') {
+    refusePglite(config.dataFolder);
+    const embedded = await startEmbeddedPostgres({ folder: join(config.dataFolder, 'postgres'), log });
+    stops.add({ name: 'postgres', stop: () => embedded.stop() });
+    databaseUrl = embedded.url;
+  }
+  const sql = await createSql({ config: { ...config, databaseUrl }, log });
+  stops.add({ name: 'sql', stop: () => sql.close() });
   const rooms = createRoomStore(sql);
   await rooms.migrate();
   return { sql, rooms };
 };
 
-type Stop = { name: string; stop(): Promise<unknown> | unknown; withinMs?: number };
 type Running = {
   stop(): Promise<void>;
   /** Reads the certificate again; undefined where there is none. Never rejects: what is wrong goes to the log. */
@@ -67,22 +75,6 @@ type Running = {
 
 /** Whatever happens while stopping, the process is gone by then. */
 const STOP_MS_MAX = 58_000;
-/** Sending streams elsewhere may take so much longer than planned, on a busy machine. */
-const LEAVE_LATE_MS = 1500;
-/** A connection that has just come has so long to say what it wants. */
-const LINGER_MS = 250;
-
-/** A deadline for one step of stopping, so that nothing can keep the process for ever. */
-const within = async (ms: number, work: Promise<unknown>): Promise<boolean> => {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), ms);
-  });
-  const done = await Promise.race([work.then(() => true), late]);
-  clearTimeout(timer);
-  return done;
-};
-
 const run = async (config: Config, options: { fresh: boolean }): Promise<Running> => {
   const clock = systemClock;
   const metrics = createMetrics();
@@ -91,26 +83,15 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
     fault: (error) => log.warn('spans-not-sent', { error }),
   });
   const log = createLog({ level: config.logLevel, during: tracer?.ids });
-  const stops: Stop[] = [];
+  const stops = createStops({ stopMs: config.stopMs, log });
   const has = (role: RoleName): boolean => config.roles.includes(role);
   const say = (line: string): boolean => process.stdout.write(`${line}\n`);
 
   let stopping = false;
   let drain = (): void => undefined;
-  let renewCertificate: (() => Promise<void>) | undefined;
+  let renew: (() => Promise<void>) | undefined;
 
-  const stopAll = async (): Promise<void> => {
-    for (const { name, stop, withinMs } of stops.reverse()) {
-      try {
-        if (!(await within(withinMs ?? config.stopMs, Promise.resolve(stop()))))
-          log.warn('stop-late', { part: name });
-      } catch (error) {
-        log.error('stop-failed', { part: name, error: error instanceof Error ? error : String(error) });
-      }
-    }
-  };
-
-  if (tracer !== undefined) stops.push({ name: 'tracer', stop: () => tracer.stop() });
+  if (tracer !== undefined) stops.add({ name: 'tracer', stop: () => tracer.stop() });
   /** Not ready first, so that a balancer sends nobody here any more; then everything in reverse. */
   const stop = async (): Promise<void> => {
     stopping = true;
@@ -119,7 +100,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
       drain();
       await new Promise((resolve) => setTimeout(resolve, config.drainMs));
     }
-    await stopAll();
+    await stops.all();
   };
   const renewLogged = (renewal: () => Promise<void>) => (): Promise<void> =>
     renewal().catch((error: unknown) =>
@@ -129,7 +110,8 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
   try {
     if (options.fresh && config.redisUrl === '') {
       // Whoever has the folder open would have it pulled away: taking its lock first refuses that.
-      lockFolder(join(config.dataFolder, 'redis'))();
+      for (const part of ['redis', 'postgres']) lockFolder(join(config.dataFolder, part))();
+      removeEmbeddedPostgres(join(config.dataFolder, 'postgres'));
       for (const part of ['redis', 'pgdata', 'keys', 'sandbox'])
         await rm(join(config.dataFolder, part), { recursive: true, force: true });
       say('Started anew: the data folder was emptied.');
@@ -141,11 +123,11 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
       config.redisUrl === ''
         ? await startEmbeddedRedis({ folder: join(config.dataFolder, 'redis'), log })
         : undefined;
-    if (embedded !== undefined) stops.push({ name: 'redis', stop: () => embedded.stop() });
+    if (embedded !== undefined) stops.add({ name: 'redis', stop: () => embedded.stop() });
     const redisUrl = embedded?.url ?? config.redisUrl;
     const connect = async (purpose: string, blocking = false) => {
       const client = createRedis({ url: redisUrl, config, log, purpose, blocking, tracer });
-      stops.push({ name: `redis-${purpose}`, stop: () => client.disconnect() });
+      stops.add({ name: `redis-${purpose}`, stop: () => client.disconnect() });
       await connectRedis(client, withoutSecret(redisUrl));
       return client;
     };
@@ -161,8 +143,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
         'ANTEROOM_KEYS is missing or malformed. With a Redis of your own, give all processes the same value; make one with `npm run keys`.',
       );
     // A gateway or a broker faces the internet and needs no database, so it opens none.
-    const stored = ROLES_WITH_SQL.some(has) ? await openSql({ config, log }) : undefined;
-    if (stored !== undefined) stops.push({ name: 'sql', stop: () => stored.sql.close() });
+    const stored = ROLES_WITH_SQL.some(has) ? await openSql({ config, log }, stops) : undefined;
 
     // What several roles share
     const here = (port: number): string =>
@@ -179,13 +160,13 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
       headersTimeoutMs: config.originTimeoutMs,
     });
     const fetcher = tracer?.traced(plainFetcher) ?? plainFetcher;
-    stops.push({ name: 'fetcher', stop: () => fetcher.close() });
+    stops.add({ name: 'fetcher', stop: () => fetcher.close() });
     const view = createView({ redis, log, everyMs: Math.min(1000, config.snapshotMs) });
-    stops.push({ name: 'view', stop: () => view.stop() });
+    stops.add({ name: 'view', stop: () => view.stop() });
     const roles: Role[] = [];
     const started = (role: Role): void => {
       roles.push(role);
-      stops.push({ name: role.name, stop: () => role.stop() });
+      stops.add({ name: role.name, stop: () => role.stop() });
     };
     const health = createMetricsServer({
       config,
@@ -194,7 +175,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
       roles: () => roles,
       stopping: () => stopping,
     });
-    stops.push({ name: 'metrics', stop: () => health.close() });
+    stops.add({ name: 'metrics', stop: () => health.close() });
 
     // The demo, before anybody looks for it
     const demo =
@@ -224,7 +205,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
           ...{ config, sql, tokens, log, metrics },
           redis: await connect('ledger'),
         });
-        stops.push({ name: 'ledger', stop: () => ledger.stop() });
+        stops.add({ name: 'ledger', stop: () => ledger.stop() });
       }
       started(
         await createDispatcher({
@@ -241,7 +222,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
       const { sql } = stored;
       const sandbox = createSandbox({ config, log });
       await sandbox.start();
-      stops.push({ name: 'sandbox', stop: () => sandbox.stop() });
+      stops.add({ name: 'sandbox', stop: () => sandbox.stop() });
       started(
         await createBookingCore({
           config,
@@ -264,125 +245,25 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
     }
     if (has('gateway') || has('broker')) {
       await view.refresh();
+      const edge = { config, publicUrl, view, tokens, clock, log, metrics, tracer };
       if (names.secure && tls === undefined && config.trustedProxies.length === 0)
         log.warn('tls-missing', {
           detail:
             'The public URL is https, but this port speaks plain HTTP and no proxy is trusted. Set ANTEROOM_TLS_CERT, or name the proxy that ends TLS in ANTEROOM_TRUSTED_PROXIES.',
         });
-      const connectionsMax = connectionsAllowed(config.connectionsMax, log);
-      const overload = createOverload({
-        config: { ...config, connectionsMax },
-        ...{ view, tokens, names, clock, log, metrics },
+      const front = createFront(edge);
+      await addRoles(front, {
+        ...edge,
+        roles: { gateway: has('gateway'), broker: has('broker') },
+        redis,
+        connect,
+        userTokens: await openUserTokens({ config, log, clock, metrics }),
+        bookingUrl,
+        stops,
+        started,
       });
-      const plain = createServer({
-        name: 'public',
-        host: config.host,
-        port: config.publicPort,
-        log,
-        bodyBytesMax: config.bodyBytesMax,
-        slowReaderMs: config.slowReaderMs,
-        slowReaderBytesMax: config.slowReaderBytesMax,
-        slowReaders: {
-          dropped: (bytes) => metrics.inc('dropped_bytes_total', {}, bytes),
-          cut: () => metrics.inc('slow_readers_total', {}),
-        },
-        messageBytesMax: config.streamMessageBytesMax,
-        trustedProxies: config.trustedProxies,
-        connectionsMax,
-        ...(tls === undefined ? {} : { tls }),
-        guard: overload,
-        headers: securityHeaders(names),
-        tracer,
-        observer: (seen) => metrics.observer('request_seconds', seen),
-        tunnelBytesMax: config.socketMessageBytesMax,
-      });
-      const server = withCors(plain, { origins: config.allowedOrigins, prefix: '/v1/rooms/' });
-      const limits = createLimits({ config, redis, clock, metrics });
-      const nowMs = (): number => view.redisNowMs();
-      const userTokens = await openUserTokens({ config, log, clock, metrics });
-      const users =
-        userTokens === undefined
-          ? undefined
-          : createUsers({
-              tokens: userTokens,
-              cookie: config.jwtCookie,
-              tokensMax: config.userTokensMax,
-              toll: tollOf(limits),
-              ...{ nowMs, metrics },
-            });
-      const looks = createLooks(redis);
-      const identifier = createIdentifier({
-        ...{ looks, tokens, users, names, nowMs },
-        visitorDays: config.visitorDays,
-      });
-      if (has('broker'))
-        started(
-          createBroker({
-            config: { ...config, publicUrl },
-            server,
-            redis,
-            reader: await connect('broker-reader', true),
-            looks,
-            view,
-            tokens,
-            identifier,
-            log,
-            metrics,
-          }),
-        );
-      if (has('gateway')) {
-        const origins = createFetcher({
-          connectionsMax: config.originConnectionsMax,
-          waitingMax: config.originWaitingMax,
-          lastingMax: config.originStreamsMax,
-          headersTimeoutMs: config.originTimeoutMs,
-          connectTimeoutMs: config.originConnectMs,
-          bodyTimeoutMs: config.originBodyMs,
-          breaker: { failuresMax: config.originFailuresMax, restMs: config.originRestMs },
-        });
-        stops.push({ name: 'origins', stop: () => origins.close() });
-        const judge = createJudge({ config, redis, rules: createRuleBook({ log }), clock, log, metrics });
-        started(
-          createGateway({
-            level: () => overload.level,
-            config,
-            server,
-            redis,
-            reader: await connect('gateway-reader', true),
-            looks,
-            view,
-            tokens,
-            identifier,
-            names,
-            limits,
-            judge,
-            claims: createClaimsReader(users),
-            fetcher: tracer?.traced(origins) ?? origins,
-            publicUrl,
-            bookingUrl,
-            log,
-            metrics,
-          }),
-        );
-      }
-      await server.listen();
-      overload.watch(() => server.load());
-      drain = () => server.drain();
-      if (tls !== undefined) {
-        log.info('certificate', checkCertificate(tls));
-        renewCertificate = async () => {
-          await server.renewCertificate();
-          log.info('certificate', checkCertificate(tls));
-        };
-      }
-      stops.push({ name: 'overload', stop: () => overload.stop() });
-      // Requests under way get nearly all of the time that a part has to stop; what is left is for hanging up.
-      const graceMs = Math.max(config.stopMs / 2, config.stopMs - 1000);
-      stops.push({
-        name: 'public',
-        withinMs: config.stopMs + config.streamsDrainMs + LEAVE_LATE_MS,
-        stop: () => server.close(graceMs, { lingerMs: LINGER_MS }),
-      });
+      drain = () => front.server.drain();
+      ({ renew } = await openFront(front, { ...edge, stops }));
     }
     await health.listen();
 
@@ -391,9 +272,9 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
     if (has('admin')) say(`  Admin         ${config.adminUrl || here(config.adminPort)}`);
     if (firstToken !== undefined) say(`  First token   ${firstToken}   (shown once; sign in with it)`);
     say(`  Metrics       ${here(config.metricsPort)}/metrics\n`);
-    return { stop, renew: renewCertificate === undefined ? undefined : renewLogged(renewCertificate) };
+    return { stop, renew: renew === undefined ? undefined : renewLogged(renew) };
   } catch (error) {
-    await stopAll();
+    await stops.all();
     throw error;
   }
 };

@@ -24,7 +24,7 @@ import { addRoutes, createHolding } from './routes.ts';
 import { createSeatFeed } from './seat-feed.ts';
 import { createSettlement } from './settle.ts';
 
-const migrateBooking = (sql: Sql) =>
+export const migrateBooking = (sql: Sql): Promise<unknown> =>
   migrate(sql, { name: 'booking-core', folder: new URL('./sql/', import.meta.url) });
 
 /** Creates an event and writes its seats into Redis, unless both are there. Safe to repeat, and at once. */

@@ -161,7 +161,7 @@ export const configTable = {
   databaseUrl: text(
     'ANTEROOM_DATABASE_URL',
     '',
-    'postgresql:// address; empty uses PGlite in the data folder.',
+    'postgresql:// address; empty starts a private PostgreSQL in the data folder.',
     { secret: true },
   ),
   redisCommandTimeoutMs: integer(

@@ -14,17 +14,22 @@ export class FolderInUse extends Error {
   }
 }
 
-/** `<pid> <start>`; the start is field 22 of /proc/<pid>/stat (proc(5)), or `-` on systems without it. */
-export const identityOf = (pid: number): string => {
+/**
+ * What /proc/<pid>/stat (proc(5)) says from its third field on: the state first, and the start as the twentieth.
+ * Undefined where there is no /proc, or no such process.
+ */
+const statOf = (pid: number): string[] | undefined => {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // The second field is the command in parentheses and may hold spaces: count from the last parenthesis.
-    return `${pid} ${stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '-'}`;
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   } catch {
-    // No /proc on this system, or no such process: the number alone has to do, and isAlive asks the system.
-    return `${pid} -`;
+    return undefined;
   }
 };
+
+/** `<pid> <start>`; the start is `-` on systems that do not tell it: the number alone has to do there. */
+export const identityOf = (pid: number): string => `${pid} ${statOf(pid)?.[19] ?? '-'}`;
 
 /** Whether the process written down as `identity` still runs, and is still the same one. */
 export const isAlive = (identity: string): boolean => {
@@ -36,6 +41,8 @@ export const isAlive = (identity: string): boolean => {
     // EPERM: it exists and belongs to someone else. Anything else (ESRCH): there is no such process.
     if (!(error instanceof Error && 'code' in error && error.code === 'EPERM')) return false;
   }
+  // A zombie has ended; only nobody has asked how, as in a container whose first process asks for no one.
+  if (statOf(pid)?.[0] === 'Z') return false;
   return identity.endsWith(' -') || identityOf(pid) === identity;
 };
 

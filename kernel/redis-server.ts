@@ -3,21 +3,15 @@
 // dies, and a proper end with us: after `kill -9` of this process a guard ends the child, and whatever still
 // answers at the next start is shut down first, so no two servers ever write one file.
 
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
-import { setTimeout as pause } from 'node:timers/promises';
+import { join, resolve } from 'node:path';
+import { removeSocketFolder, STOP_MS_MAX, socketPathFor, supervise, waitFor } from './child.ts';
 import { FolderInUse, isAlive, lockFolder } from './folder-lock.ts';
 import type { Log } from './log.ts';
-import { ANSWER_MS_MAX, ask, type Child, spawnChild, untilReady, waitFor } from './redis-child.ts';
+import { ANSWER_MS_MAX, ask, startRedisChild } from './redis-child.ts';
 
-/** sun_path is 104 bytes on macOS and 108 on Linux, with the closing zero (unix(7)). */
-const SOCKET_PATH_BYTES_MAX = 100;
-const STOP_MS_MAX = 5000;
-const BACKOFF_MS_MAX = 5000;
-/** A child that lived this long has proven itself: the next loss starts with the shortest pause again. */
-const SETTLED_MS = 30_000;
+const SOCKET = 'redis.sock';
 /** The name of the connection that shows a folder's server has a living owner. */
 const OWNER = 'anteroom-owner';
 
@@ -70,27 +64,9 @@ const endOrphan = async (folder: string, socket: string, log: Log): Promise<void
     );
 };
 
-/** The socket's path: in the folder, or, where that is too long, in a private folder that is written down. */
-const socketPathFor = (folder: string): string => {
-  const plain = join(folder, 'redis.sock');
-  if (Buffer.byteLength(plain) <= SOCKET_PATH_BYTES_MAX) return plain;
-  const note = join(folder, 'socket');
-  if (existsSync(note)) {
-    const path = readFileSync(note, 'utf8').trim();
-    const stat = statSync(dirname(path), { throwIfNoEntry: false });
-    // Only a folder that is ours alone: anyone may put something of that name into a shared temporary folder.
-    if (stat?.isDirectory() && stat.uid === process.getuid?.() && (stat.mode & 0o077) === 0) return path;
-  }
-  const path = join(mkdtempSync(join(tmpdir(), 'anteroom-')), 'redis.sock');
-  if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX)
-    throw new Error(`both ${folder} and the temporary folder have paths too long for a unix socket`);
-  writeFileSync(note, path, { mode: 0o600 });
-  return path;
-};
-
 /** Where the server of a folder listens, if one was ever started there. */
 export const embeddedSocket = (folder: string): string | undefined => {
-  const path = existsSync(folder) ? socketPathFor(folder) : undefined;
+  const path = existsSync(folder) ? socketPathFor(folder, SOCKET) : undefined;
   return path !== undefined && existsSync(path) ? path : undefined;
 };
 
@@ -107,117 +83,47 @@ const ownerConnection = (socket: string): Socket => {
 /**
  * Starts the child on `folder` (created if missing) and resolves when it answers. Throws FolderInUse when a living
  * Anteroom has the folder, and with a sentence to act on when redis-server is missing or cannot start.
- * Modes: running → (child lost) restarting → running …; stopped is final.
  */
 export const startEmbeddedRedis = async (options: { folder: string; log: Log }): Promise<EmbeddedRedis> => {
   const { log } = options;
   const folder = resolve(options.folder);
   const unlock = lockFolder(folder);
-  let mode: 'starting' | 'running' | 'restarting' | 'stopped' = 'starting';
-  let child: Child;
   let owner: Socket | undefined;
-  const pauses = new AbortController();
-
-  const start = async (socket: string): Promise<Child> => {
-    const started = await spawnChild(folder, socket);
-    try {
-      await untilReady(started, socket);
-    } catch (error) {
-      started.process.kill('SIGKILL');
-      await started.gone;
-      throw error;
-    }
-    chmodSync(socket, 0o700);
-    owner?.destroy();
-    owner = ownerConnection(socket);
-    return started;
-  };
-
-  const restart = async (socket: string, attempt: number): Promise<void> => {
-    const backoffMs = Math.min(100 * 2 ** attempt, BACKOFF_MS_MAX);
-    try {
-      await pause(backoffMs, undefined, { signal: pauses.signal });
-    } catch {
-      // Stopped during the pause: there is nothing to start any more.
-      return;
-    }
-    if (mode !== 'restarting') return;
-    try {
-      const next = await start(socket);
-      child = next;
-      if (mode !== 'restarting') {
-        // stop() came while it was starting; it waits for this promise and then ends the new child.
-        return;
-      }
-      mode = 'running';
-      log.info('redis-child-back', { pid: next.pid });
-      watch(next, socket, attempt);
-    } catch (error) {
-      log.error('redis-child-lost', { error, attempt });
-      if (mode === 'restarting') await restart(socket, attempt + 1);
-    }
-  };
-
-  let restarting: Promise<void> = Promise.resolve();
-  const watch = (watched: Child, socket: string, attempt: number): void => {
-    const sinceMs = performance.now();
-    void watched.gone.then((how) => {
-      if (mode !== 'running') return;
-      mode = 'restarting';
-      log.error('redis-child-lost', { how, says: watched.says.join(' | ') });
-      const settled = performance.now() - sinceMs > SETTLED_MS;
-      restarting = restart(socket, settled ? 0 : attempt + 1);
-    });
-  };
-
-  let socket: string;
   try {
-    socket = socketPathFor(folder);
+    const socket = socketPathFor(folder, SOCKET);
     await endOrphan(folder, socket, log);
-    child = await start(socket);
+    const supervised = await supervise({
+      name: 'redis',
+      log,
+      start: async () => {
+        const started = await startRedisChild(folder, socket);
+        chmodSync(socket, 0o700);
+        owner?.destroy();
+        owner = ownerConnection(socket);
+        return started;
+      },
+      end: () => ask(socket, 'SHUTDOWN NOSAVE', { answerMs: STOP_MS_MAX, complete: () => false }),
+    });
+    const stop = async (): Promise<void> => {
+      await supervised.stop();
+      owner?.destroy();
+      rmSync(join(folder, 'redis.pid'), { force: true });
+      removeSocketFolder(folder, socket);
+      unlock();
+    };
+    let stopped: Promise<void> | undefined;
+    return {
+      url: socket,
+      get pid() {
+        return supervised.pid;
+      },
+      stop: () => {
+        stopped ??= stop();
+        return stopped;
+      },
+    };
   } catch (error) {
     unlock();
     throw error;
   }
-  mode = 'running';
-  watch(child, socket, -1);
-
-  const end = async (): Promise<void> => {
-    mode = 'stopped';
-    pauses.abort();
-    await restarting;
-    const ending = child;
-    // An exited child has an exit code or a signal already; asking it again would only time out.
-    if (ending.process.exitCode === null && ending.process.signalCode === null) {
-      const asked = ask(socket, 'SHUTDOWN NOSAVE', { answerMs: STOP_MS_MAX, complete: () => false });
-      const ended = await Promise.race([
-        ending.gone,
-        asked.then(() => ending.gone).catch((error: unknown) => ({ error })),
-        pause(STOP_MS_MAX, 'late' as const, { ref: false }),
-      ]);
-      if (ended === 'late' || typeof ended === 'object') {
-        log.warn('redis-child-killed', { says: `did not end within ${STOP_MS_MAX} ms` });
-        ending.process.kill('SIGKILL');
-        await ending.gone;
-      }
-    }
-    owner?.destroy();
-    rmSync(join(folder, 'redis.pid'), { force: true });
-    if (dirname(socket) !== folder) {
-      rmSync(dirname(socket), { recursive: true, force: true });
-      rmSync(join(folder, 'socket'), { force: true });
-    }
-    unlock();
-  };
-  let stopped: Promise<void> | undefined;
-  return {
-    url: socket,
-    get pid() {
-      return child.pid;
-    },
-    stop: () => {
-      stopped ??= end();
-      return stopped;
-    },
-  };
 };

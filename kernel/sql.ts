@@ -1,17 +1,14 @@
-// One small interface over PostgreSQL: `pg` when there is an address, PGlite in a worker thread when there is
-// none, the same SQL for both. pg and PGlite are imported here (and in the worker beside it) and nowhere else.
+// One small interface over PostgreSQL. pg is imported here and nowhere else.
 //
 // Promises: every statement has a deadline; a database that cannot be reached is SqlUnavailable, which a route
-// answers as `database-unavailable`; a bigint is a number while it is safe; a PGlite folder has one opener.
+// answers as `database-unavailable`; a bigint is a number while it is safe.
 
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Worker } from 'node:worker_threads';
 import pg from 'pg';
 import type { Config } from './config.ts';
 import { Refusal } from './errors.ts';
-import { lockFolder } from './folder-lock.ts';
 import type { Log } from './log.ts';
 
 export type Row = Record<string, unknown>;
@@ -21,6 +18,7 @@ export type Sql = {
   query<R extends Row = Row>(text: string, values?: readonly unknown[]): Promise<R[]>;
   /** Runs `work` in one transaction; a throw rolls back. Retries serialisation failures and deadlocks ≤ 3 times. */
   transaction<T>(work: (sql: Pick<Sql, 'query'>) => Promise<T>): Promise<T>;
+  /** Waits for what is under way. Safe to call twice. */
   close(): Promise<void>;
 };
 
@@ -82,9 +80,10 @@ const readInt8 = (text: string): number | bigint => {
     : value;
 };
 
-type SqlConfig = Pick<Config, 'databaseUrl' | 'databasePoolMax' | 'databaseTimeoutMs' | 'dataFolder'>;
+type SqlConfig = Pick<Config, 'databaseUrl' | 'databasePoolMax' | 'databaseTimeoutMs'>;
 
-const createPool = async (config: SqlConfig, log: Log): Promise<Sql> => {
+/** Connects to `databaseUrl`, or throws with a sentence an operator can act on. */
+export const createSql = async ({ config, log }: { config: SqlConfig; log: Log }): Promise<Sql> => {
   const pool = new pg.Pool({
     connectionString: config.databaseUrl,
     max: config.databasePoolMax,
@@ -103,6 +102,7 @@ const createPool = async (config: SqlConfig, log: Log): Promise<Sql> => {
   // An idle connection that breaks is replaced at its next use; without a listener it would end the process.
   pool.on('error', (error) => log.warn('database-connection-lost', { error }));
 
+  let closed: Promise<void> | undefined;
   const sql: Sql = {
     async query<R extends Row>(text: string, values: readonly unknown[] = []) {
       const result = await safely(pool.query<R>(text, [...values]));
@@ -141,7 +141,10 @@ const createPool = async (config: SqlConfig, log: Log): Promise<Sql> => {
           client.release(broken);
         }
       }),
-    close: () => pool.end(),
+    close: () => {
+      closed ??= pool.end();
+      return closed;
+    },
   };
   try {
     await sql.query('SELECT 1');
@@ -151,136 +154,6 @@ const createPool = async (config: SqlConfig, log: Log): Promise<Sql> => {
   }
   return sql;
 };
-
-/** What the worker answers; `rows` of the last statement, or the error as plain fields. */
-type WorkerReply = { id: number; rows?: Row[]; error?: { message: string; code: string } };
-
-class WorkerFault extends Error {
-  readonly code: string;
-  constructor({ message, code }: { message: string; code: string }) {
-    super(message);
-    this.name = 'SqlError';
-    this.code = code;
-  }
-}
-
-/**
- * `--import tsx` reaches a worker in execArgv, but on Node 20 its hooks work in the main thread only. This entry
- * registers them in the worker first; it is JavaScript as it stands, so nothing has to be able to read it.
- */
-const workerEntry = (): URL => {
-  const register = JSON.stringify(import.meta.resolve('tsx/esm/api'));
-  const program = JSON.stringify(new URL('./sql-worker.ts', import.meta.url).href);
-  const source = `import { register } from ${register}; register(); await import(${program});`;
-  return new URL(`data:text/javascript,${encodeURIComponent(source)}`);
-};
-
-// PGlite is one connection that answers without leaving the microtask queue, so a loop of awaits would starve
-// every timer of the process: it lives in a worker. Its one connection is handed round in turns here, and a
-// transaction keeps its turn until the end; while it runs, whoever asks outside of it waits.
-const createEmbedded = async (config: SqlConfig, log: Log): Promise<Sql> => {
-  const folder = join(config.dataFolder, 'pgdata');
-  const unlock = lockFolder(folder);
-  const worker = new Worker(workerEntry(), { workerData: { folder: join(folder, 'cluster') } });
-  const waiting = new Map<number, { resolve(rows: Row[]): void; reject(error: Error): void }>();
-  let lost: Error | undefined;
-  let nextId = 1;
-
-  const lose = (error: Error): void => {
-    lost ??= error;
-    for (const { reject } of waiting.values()) reject(new SqlUnavailable(lost));
-    waiting.clear();
-  };
-  worker.on('message', (reply: WorkerReply) => {
-    const asked = waiting.get(reply.id);
-    waiting.delete(reply.id);
-    if (reply.error) asked?.reject(new WorkerFault(reply.error));
-    else asked?.resolve(reply.rows ?? []);
-  });
-  worker.on('error', (error) => {
-    log.error('database-worker-lost', { error });
-    lose(error);
-  });
-  worker.on('exit', () => lose(new Error('the database worker has ended')));
-
-  const ask = (
-    kind: 'open' | 'query' | 'close',
-    text = '',
-    values: readonly unknown[] = [],
-  ): Promise<Row[]> =>
-    new Promise((resolve, reject) => {
-      if (lost) return reject(new SqlUnavailable(lost));
-      const id = nextId++;
-      waiting.set(id, { resolve, reject });
-      worker.postMessage({ id, kind, text, values });
-    });
-
-  let turn: Promise<unknown> = Promise.resolve();
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
-    let late = false;
-    let timer: NodeJS.Timeout | undefined;
-    const tooLate = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        late = true;
-        reject(new SqlUnavailable(new Error('the embedded database was busy for too long')));
-      }, config.databaseTimeoutMs);
-    });
-    const mine = turn.then(() => {
-      clearTimeout(timer);
-      return late ? undefined : work();
-    });
-    // Whoever is next waits for the end of this turn, however it ends; the caller sees the failure itself.
-    turn = mine.catch(() => undefined);
-    // `mine` is undefined only when the deadline has already rejected the race.
-    return Promise.race([mine as Promise<T>, tooLate]);
-  };
-  // The row type is the caller's claim about its own statement, here as with pg.
-  const run = <R extends Row>(text: string, values: readonly unknown[] = []) =>
-    ask('query', text, values) as Promise<R[]>;
-
-  const sql: Sql = {
-    query: (text, values) => inTurn(() => safely(run(text, values))),
-    transaction: (work) =>
-      repeated(() =>
-        inTurn(async () => {
-          await run('BEGIN');
-          try {
-            const done = await work({ query: (text, values) => safely(run(text, values)) });
-            await run('COMMIT');
-            return done;
-          } catch (error) {
-            await run('ROLLBACK').catch((cause: unknown) =>
-              log.warn('database-rollback-failed', { error: cause }),
-            );
-            throw error;
-          }
-        }),
-      ),
-    close: async () => {
-      try {
-        await turn;
-        const closing = lost ? Promise.resolve() : ask('close');
-        lost ??= new Error('the embedded database was closed');
-        await closing;
-      } finally {
-        await worker.terminate();
-        unlock();
-      }
-    },
-  };
-  try {
-    await ask('open');
-  } catch (cause) {
-    await worker.terminate();
-    unlock();
-    throw new Error(`The embedded database in ${folder} does not open.`, { cause });
-  }
-  return sql;
-};
-
-/** Connects, or throws with a sentence an operator can act on. An empty PGlite folder takes some 5 s. */
-export const createSql = ({ config, log }: { config: SqlConfig; log: Log }): Promise<Sql> =>
-  config.databaseUrl === '' ? createEmbedded(config, log) : createPool(config, log);
 
 /**
  * Brings the tables of one role up to date: every `NNN-what.sql` in `folder` that is not yet recorded runs once, in

@@ -8,9 +8,11 @@
 // is reported (`flaky: FILE`, with its first failure), and more than two such files still fail the run.
 
 import { spawn } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { silentLog } from '../kernel/log.ts';
+import { removeEmbeddedPostgres, startEmbeddedPostgres } from '../kernel/postgres-server.ts';
 import { type Failure, type Report, readReport } from './tap-report.ts';
 
 type Tier = { folder: string; jobs: number; mercy: boolean };
@@ -79,6 +81,23 @@ const secondChance = async (failures: Failure[], flaky: string[]): Promise<Repor
   return again;
 };
 
+/** One server for all files: each takes a database of its own there (test/support/postgres.ts). */
+const startServer = async (): Promise<{ url: string; stop(): Promise<void> }> => {
+  const folder = mkdtempSync('/tmp/anteroom-tests-');
+  chmodSync(folder, 0o711); // Root's PostgreSQL is somebody else, who has to enter it.
+  const server = await startEmbeddedPostgres({
+    ...{ folder, log: silentLog },
+    settings: ['fsync=off', 'max_connections=400'],
+  });
+  const stop = async (): Promise<void> => {
+    await server.stop();
+    removeEmbeddedPostgres(folder);
+  };
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.once(signal, () => void stop().then(() => process.exit(1)));
+  return { url: server.url, stop };
+};
+
 const main = async (): Promise<number> => {
   const args = process.argv.slice(2);
   const options = args.filter((arg) => arg.startsWith('--'));
@@ -115,4 +134,10 @@ const main = async (): Promise<number> => {
   return total.failures.length > 0 || total.passed === 0 ? 1 : 0;
 };
 
-process.exitCode = await main();
+const server = await startServer();
+process.env.TEST_POSTGRES_URL = server.url;
+try {
+  process.exitCode = await main();
+} finally {
+  await server.stop();
+}

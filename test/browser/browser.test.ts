@@ -23,16 +23,12 @@ let browser: Browser;
 let redis: TestRedis;
 t.before(async () => {
   redis = await startRedis(t);
-  system = await createSystem(
-    t,
-    {
-      ANTEROOM_REDIS_URL: redis.url,
-      ANTEROOM_LOG_LEVEL: 'warn',
-      // As long as it may be: the test says when it is over.
-      ANTEROOM_RECOVERY_SECONDS: '600',
-    },
-    'embedded',
-  );
+  system = await createSystem(t, {
+    ANTEROOM_REDIS_URL: redis.url,
+    ANTEROOM_LOG_LEVEL: 'warn',
+    // As long as it may be: the test says when it is over.
+    ANTEROOM_RECOVERY_SECONDS: '600',
+  });
   await system.start();
   await tune(UNHURRIED);
   browser = await launchChromium();

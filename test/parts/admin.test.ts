@@ -1,8 +1,5 @@
-// What operators and security staff are promised, over HTTP, on a real Redis and PGlite.
+// What operators and security staff are promised, over HTTP, on a real Redis and PostgreSQL.
 
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import t from 'tap';
 import { accessTable, mayUse } from '../../admin/access.ts';
 import { createAdmin, ensureFirstOperator, verifyAudit } from '../../admin/admin.ts';
@@ -12,7 +9,7 @@ import { systemClock } from '../../kernel/clock.ts';
 import { readConfig } from '../../kernel/config.ts';
 import { parseRoomId } from '../../kernel/ids.ts';
 import { silentLog } from '../../kernel/log.ts';
-import { createSql, type Sql } from '../../kernel/sql.ts';
+import type { Sql } from '../../kernel/sql.ts';
 import { createTokens, generateKey, parseKeys } from '../../kernel/token.ts';
 import { createRoomStore, ensureRoom, syncRooms } from '../../line/rooms.ts';
 import { defaultSettings } from '../../line/settings.ts';
@@ -20,6 +17,7 @@ import { roomKeys } from '../../lua/room.ts';
 import { openStream } from '../support/client.ts';
 import { eventually } from '../support/eventually.ts';
 import { joinOne } from '../support/one.ts';
+import { startPostgres } from '../support/postgres.ts';
 import { startRedis, type TestRedis } from '../support/redis.ts';
 
 type Got = { status: number; headers: Headers; text: string; body: Record<string, unknown> };
@@ -65,10 +63,9 @@ const ownPage = () => ({ origin: base, 'sec-fetch-site': 'same-origin' });
 
 let rooms: ReturnType<typeof createRoomStore>;
 t.before(async () => {
-  const folder = mkdtempSync(join(tmpdir(), 'anteroom-admin-'));
   server = await startRedis(t);
-  const config = { ...readConfig({}), adminPort: 0, dataFolder: folder, stopMs: 500 };
-  sql = await createSql({ config, log: silentLog });
+  const config = { ...readConfig({}), adminPort: 0, stopMs: 500 };
+  sql = await (await startPostgres(t)).connect();
   rooms = createRoomStore(sql);
   await rooms.migrate();
   await ensureRoom({ rooms, redis: server.client, room: ROOM, settings: defaultSettings });
@@ -95,11 +92,7 @@ t.before(async () => {
   const operators = createOperatorStore(sql);
   for (const name of operatorRoles)
     if (name !== 'admin') held[name] = (await operators.create({ name: `The ${name}`, role: name })).token;
-  t.teardown(async () => {
-    await role.stop();
-    await sql.close();
-    rmSync(folder, { recursive: true, force: true });
-  });
+  t.teardown(() => role.stop());
 });
 
 t.test('the first operator is made once, and its token is nowhere in the database', async (t) => {

@@ -1,5 +1,5 @@
-// What must hold when many act at the same instant: on a real PostgreSQL, because PGlite has one connection, on
-// which no race can fail. Seats are counted from PostgreSQL and from Redis, never from counters.
+// What must hold when many act at the same instant. Seats are counted from PostgreSQL and from Redis, never from
+// counters.
 
 import t from 'tap';
 import type { SaleEvent } from '../../booking-core/inventory.ts';

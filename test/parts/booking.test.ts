@@ -1,28 +1,18 @@
-// What a fan may count on when booking: on real Redis and PGlite, over HTTP, with the sandbox provider.
+// What a fan may count on when booking: on real Redis and PostgreSQL, over HTTP, with the sandbox provider.
 
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import t from 'tap';
 import { demoEvent } from '../../booking-core/demo.ts';
 import { driftOf } from '../../booking-core/rebuild.ts';
-import { readConfig } from '../../kernel/config.ts';
 import { parseEventId } from '../../kernel/ids.ts';
-import { silentLog } from '../../kernel/log.ts';
-import { createSql } from '../../kernel/sql.ts';
 import { audit, bookingKeys } from '../../lua/booking.ts';
 import { countSeats, newKey, startBooking } from '../support/booking.ts';
 import { openStream } from '../support/client.ts';
 import { eventually } from '../support/eventually.ts';
+import { startPostgres } from '../support/postgres.ts';
 import { startRedis } from '../support/redis.ts';
 
-const dataFolder = mkdtempSync(join(tmpdir(), 'anteroom-booking-sql-'));
-t.teardown(() => rmSync(dataFolder, { recursive: true, force: true }));
-const [{ client: redis }, sql] = await Promise.all([
-  startRedis(t),
-  createSql({ config: { ...readConfig({}), dataFolder }, log: silentLog }),
-]);
-t.teardown(() => sql.close());
+const [{ client: redis }, postgres] = await Promise.all([startRedis(t), startPostgres(t)]);
+const sql = await postgres.connect();
 const booking = await startBooking(t, { sql, redis });
 const event = parseEventId('demo')!;
 const TOTAL = 10 * 20 + 6 * 18 + 150;

@@ -21,7 +21,7 @@ import * as scripts from '../../lua/room.ts';
 import { eventually } from '../support/eventually.ts';
 import { placeOf } from '../support/ledger-sale.ts';
 import { joinOne } from '../support/one.ts';
-import { startPostgres, type TestPostgres } from '../support/postgres.ts';
+import { type OwnPostgres, startOwnPostgres } from '../support/postgres.ts';
 import { random, seedOf } from '../support/random.ts';
 import { startRedis, type TestRedis } from '../support/redis.ts';
 
@@ -30,13 +30,13 @@ const ROOM = parseRoomId('demo')!;
 const keys = scripts.roomKeys(ROOM);
 const tokens = createTokens({ keys: parseKeys(generateKey('t'))!, issuer: 'http://test' });
 let server: TestRedis;
-let postgres: TestPostgres;
+let postgres: OwnPostgres;
 let sql: Sql;
 let redis: Redis;
 
 t.before(async () => {
   server = await startRedis(t);
-  postgres = await startPostgres(t);
+  postgres = await startOwnPostgres(t);
   sql = await postgres.connect();
   redis = server.client;
   await createRoomStore(sql).migrate();

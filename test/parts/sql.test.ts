@@ -1,7 +1,6 @@
-// What kernel/sql.ts promises, on PGlite and on a real PostgreSQL: the same SQL, the same values, one opener.
+// What kernel/sql.ts promises, on a real PostgreSQL.
 
-import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -11,12 +10,11 @@ import { Refusal } from '../../kernel/errors.ts';
 import { silentLog } from '../../kernel/log.ts';
 import { createSql, isDuplicate, migrate, type Sql, SqlUnavailable } from '../../kernel/sql.ts';
 import { eventually } from '../support/eventually.ts';
-import { startPostgres } from '../support/postgres.ts';
+import { startOwnPostgres } from '../support/postgres.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'anteroom-sql-'));
 t.teardown(() => rmSync(folder, { recursive: true, force: true }));
 
-/** What both must keep; written once, run on each. */
 const contract = async (t: Test, sql: Sql): Promise<void> => {
   const list = mkdtempSync(join(folder, 'migrations-'));
   writeFileSync(
@@ -66,53 +64,24 @@ const contract = async (t: Test, sql: Sql): Promise<void> => {
   t.equal(new Set(counted).size, 20, 'transactions that meet do not see each other');
 };
 
-t.test('PGlite keeps the contract, one opener, and what was written before kill -9', async (t) => {
-  const config = { ...readConfig({}), dataFolder: join(folder, 'embedded') };
-  mkdirSync(config.dataFolder);
-  // A process of its own writes, says so, and is killed without a chance to tidy up.
-  const program = `
-    import { createSql } from ${JSON.stringify(new URL('../../kernel/sql.ts', import.meta.url).href)};
-    const sql = await createSql({ config: ${JSON.stringify(config)}, log: console });
-    await sql.query('CREATE TABLE kept (n int)');
-    await sql.query('INSERT INTO kept SELECT generate_series(1, 500)');
-    process.send('written');
-    for (let n = 501; ; n++) await sql.query('INSERT INTO kept VALUES ($1)', [n]);`;
-  const file = join(folder, 'writer.mts');
-  writeFileSync(file, program);
-  const child: ChildProcess = spawn(process.execPath, ['--import', 'tsx', file], {
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-  });
-  await new Promise((resolve) => child.once('message', resolve));
-  await t.rejects(createSql({ config, log: silentLog }), /in use by a running Anteroom/, 'one opener');
-  const gone = new Promise((resolve) => child.once('exit', resolve));
-  child.kill('SIGKILL');
-  await gone;
-
-  const sql = await createSql({ config, log: silentLog });
-  t.teardown(() => sql.close());
-  const [row] = await sql.query<{ n: number; top: number }>('SELECT count(*) AS n, max(n) AS top FROM kept');
-  t.ok(
-    row !== undefined && row.n >= 500 && row.n === row.top,
-    'everything acknowledged is there, without holes',
-  );
-  await contract(t, sql);
-});
-
-t.test('PostgreSQL keeps the contract; gone, it is SqlUnavailable; back, it is used again', async (t) => {
-  const postgres = await startPostgres(t);
-  const sql = await postgres.connect();
-  await contract(t, sql);
-  await postgres.kill();
-  const error = await sql.query('SELECT 1').catch((caught: unknown) => caught);
-  t.ok(error instanceof SqlUnavailable && error instanceof Refusal);
-  t.equal(error instanceof Refusal && error.code, 'database-unavailable');
-  await t.rejects(
-    sql.transaction((tx) => tx.query('SELECT 1')),
-    SqlUnavailable,
-  );
-  await postgres.start();
-  await eventually('the pool has recovered', async () => (await sql.query('SELECT 1')).length === 1);
-});
+t.test(
+  'migrations, values and transactions keep the contract; gone, the database is SqlUnavailable; back, it is used again',
+  async (t) => {
+    const postgres = await startOwnPostgres(t);
+    const sql = await postgres.connect();
+    await contract(t, sql);
+    await postgres.kill();
+    const error = await sql.query('SELECT 1').catch((caught: unknown) => caught);
+    t.ok(error instanceof SqlUnavailable && error instanceof Refusal);
+    t.equal(error instanceof Refusal && error.code, 'database-unavailable');
+    await t.rejects(
+      sql.transaction((tx) => tx.query('SELECT 1')),
+      SqlUnavailable,
+    );
+    await postgres.start();
+    await eventually('the pool has recovered', async () => (await sql.query('SELECT 1')).length === 1);
+  },
+);
 
 t.test('an address where nobody answers is a sentence an operator can act on', async (t) => {
   const config = { ...readConfig({}), databaseUrl: 'postgresql://x@127.0.0.1:1/x' };

@@ -1,35 +1,25 @@
-// Gateways put together as main.ts does it, in the test's own process: each with its own port, connections, view and
+// Gateways put together by app/edge.ts, as main.ts does it, in the test's own process: each with its own port, connections, view and
 // memory, all on one Redis and one set of keys, in front of an origin that says what reached it. The room is opened
 // and moved by its scripts, so that a test decides when somebody's turn comes.
 
 import { createServer as createOrigin } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { createRuleBook } from '../../bots/rules.ts';
-import { createBroker } from '../../broker/broker.ts';
+import { addRoles, createFront } from '../../app/edge.ts';
+import { createStops } from '../../app/stopping.ts';
 import { createSurveyor } from '../../dispatcher/measure.ts';
-import { createGateway } from '../../gateway/gateway.ts';
-import { createJudge } from '../../gateway/judging.ts';
-import { createLimits, tollOf } from '../../gateway/limits.ts';
-import { createOverload, type Overload } from '../../gateway/overload.ts';
-import { securityHeaders } from '../../gateway/security-headers.ts';
+import type { Overload } from '../../gateway/overload.ts';
 import { createSessions, type Sessions } from '../../gateway/sessions.ts';
 import { type Clock, systemClock } from '../../kernel/clock.ts';
 import { readConfig } from '../../kernel/config.ts';
-import { withCors } from '../../kernel/cors.ts';
-import { createFetcher } from '../../kernel/fetch.ts';
-import { createServer, type Server } from '../../kernel/http.ts';
+import type { Server } from '../../kernel/http.ts';
 import { parseRoomId, type RoomId } from '../../kernel/ids.ts';
 import { roomsKey } from '../../kernel/keys.ts';
 import { silentLog } from '../../kernel/log.ts';
 import { createMetrics, type Metrics } from '../../kernel/metrics.ts';
 import { createTokens, generateKey, parseKeys, type Tokens } from '../../kernel/token.ts';
 import type { UserTokens } from '../../kernel/user-token.ts';
-import { createClaimsReader } from '../../line/claims.ts';
-import { createIdentifier } from '../../line/identify.ts';
-import { createLooks } from '../../line/looks.ts';
 import { readSession, type Session, signSession } from '../../line/receipt.ts';
 import { defaultSettings, type Settings } from '../../line/settings.ts';
-import { createUsers } from '../../line/users.ts';
 import { createView, type View } from '../../line/view.ts';
 import { cookieNames } from '../../line/visitor.ts';
 import * as scripts from '../../lua/room.ts';
@@ -110,6 +100,9 @@ export const startGateways = async (
   const seen: Gateways['seen'] = [];
   const origin = await startOrigin(t, seen);
   const config = readConfig({
+    ANTEROOM_PORT: '0',
+    ANTEROOM_TRUSTED_PROXIES: '127.0.0.1',
+    ANTEROOM_ORIGIN_TIMEOUT_MS: '60000',
     ANTEROOM_VISITOR_PER_SECOND: '100000',
     ANTEROOM_VISITOR_BURST: '100000',
     ANTEROOM_ADDRESS_PER_SECOND: '100000',
@@ -128,95 +121,33 @@ export const startGateways = async (
 
   const start = async (): Promise<void> => {
     const client = await redis.connect('gateway');
-    const reader = await redis.connect('gateway-reader', { blocking: true });
-    const log = silentLog;
     const metrics = createMetrics({ processMetrics: false });
-    const view = createView({ redis: client, log, everyMs: 200 });
+    const view = createView({ redis: client, log: silentLog, everyMs: 200 });
     await view.refresh();
-    const overload = createOverload({
-      ...{ config, view, tokens, names, clock: systemClock, log, metrics },
-      probe: options.probe ?? { lagMs: () => 0 },
-    });
-    const plain = createServer({
-      guard: overload,
-      name: 'public',
-      host: '127.0.0.1',
-      port: 0,
-      log,
-      bodyBytesMax: config.bodyBytesMax,
-      slowReaderMs: config.slowReaderMs,
-      slowReaderBytesMax: config.slowReaderBytesMax,
-      slowReaders: {
-        dropped: (bytes) => metrics.inc('dropped_bytes_total', {}, bytes),
-        cut: () => metrics.inc('slow_readers_total', {}),
-      },
-      messageBytesMax: config.streamMessageBytesMax,
-      trustedProxies: ['127.0.0.1'],
-      headers: securityHeaders(names),
-      tunnelBytesMax: config.socketMessageBytesMax,
-    });
-    const server = withCors(plain, { origins: config.allowedOrigins, prefix: '/v1/rooms/' });
+    const parts = { config, publicUrl, view, tokens, clock: systemClock, log: silentLog, metrics };
+    const front = createFront({ ...parts, probe: options.probe ?? { lagMs: () => 0 } });
+    const { server, overload } = front;
     const { route } = server;
     server.route = (method, pattern, run, more) => {
       options.registered?.(method, pattern);
       route(method, pattern, run, more);
     };
-    const fetcher = createFetcher({
-      connectionsMax: 32,
-      headersTimeoutMs: 60_000,
-      breaker: { failuresMax: config.originFailuresMax, restMs: config.originRestMs },
+    const stops = createStops({ stopMs: config.stopMs, log: silentLog });
+    t.teardown(async () => {
+      await server.close(100);
+      await stops.all();
+      view.stop();
     });
-    const nowMs = (): number => view.redisNowMs();
-    const limits = createLimits({ config, redis: client, clock: options.clock ?? systemClock, metrics });
-    const users =
-      options.users === undefined
-        ? undefined
-        : createUsers({
-            tokens: options.users,
-            cookie: config.jwtCookie,
-            tokensMax: config.userTokensMax,
-            toll: tollOf(limits),
-            ...{ nowMs, metrics },
-          });
-    const looks = createLooks(client);
-    const identifier = createIdentifier({
-      ...{ looks, tokens, users, names, nowMs },
-      visitorDays: config.visitorDays,
-    });
-    if (options.streams === true) {
-      const broker = createBroker({
-        config: { ...config, publicUrl: PUBLIC_URL },
-        ...{ server, redis: client, looks, view, tokens, identifier, log, metrics },
-        reader: await redis.connect('broker-reader', { blocking: true }),
-      });
-      t.teardown(() => broker.stop());
-    }
-    const gateway = createGateway({
-      level: () => overload.level,
-      config,
-      server,
+    await addRoles(front, {
+      ...parts,
+      roles: { gateway: true, broker: options.streams === true },
       redis: client,
-      reader,
-      looks,
-      view,
-      tokens,
-      identifier,
-      names,
-      limits,
-      judge: createJudge({
-        config,
-        redis: client,
-        rules: createRuleBook({ log }),
-        clock: systemClock,
-        log,
-        metrics,
-      }),
-      claims: createClaimsReader(users),
-      fetcher,
-      publicUrl,
+      connect: (purpose, blocking = false) => redis.connect(purpose, { blocking }),
+      userTokens: options.users,
+      limitsClock: options.clock ?? systemClock,
       bookingUrl: origin,
-      log,
-      metrics,
+      stops,
+      started: ({ name, stop }) => stops.add({ name, stop }),
     });
     const { port } = await server.listen();
     views.push(view);
@@ -224,12 +155,6 @@ export const startGateways = async (
     overloads.push(overload);
     servers.push(server);
     bases.push(`http://127.0.0.1:${port}`);
-    t.teardown(async () => {
-      await gateway.stop();
-      await server.close(100);
-      await fetcher.close();
-      view.stop();
-    });
   };
   for (let index = 0; index < options.count; index += 1) await start();
 

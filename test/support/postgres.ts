@@ -1,99 +1,105 @@
-// A private PostgreSQL server for one test file: a cluster in a temporary folder, a random port, gone when the
-// test ends. Races are tested here: PGlite has one connection, on which no race can fail.
+// A PostgreSQL for one test file: a database of its own, with all tables, on the server that scripts/test.ts has
+// started for the whole run; or a server of its own, for a test that kills it and for a file that is run alone. It is
+// the PostgreSQL that comes with us, so nothing has to be installed.
 
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
-import { userInfo } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { randomBytes } from 'node:crypto';
+import { chmodSync, mkdtempSync } from 'node:fs';
+import { migrateAdmin } from '../../admin/operators.ts';
+import { migrateBooking } from '../../booking-core/booking-core.ts';
+import { type Child, hasEnded } from '../../kernel/child.ts';
 import { readConfig } from '../../kernel/config.ts';
 import { silentLog } from '../../kernel/log.ts';
+import { openPostgresFolder, removeEmbeddedPostgres } from '../../kernel/postgres-server.ts';
 import { createSql, type Sql } from '../../kernel/sql.ts';
-import { eventually } from './eventually.ts';
-import { freePort } from './redis.ts';
+import { createRoomStore } from '../../line/rooms.ts';
 
 type Teardown = { teardown(work: () => unknown): void };
 
-/** The newest folder that has both programs: PATH first, then where Debian and Homebrew put them. */
-const binaries = (): string => {
-  const folders = (process.env.PATH ?? '').split(delimiter);
-  for (const base of ['/usr/lib/postgresql', '/opt/homebrew/opt', '/usr/local/opt'])
-    if (existsSync(base))
-      for (const name of readdirSync(base).sort().reverse()) folders.push(join(base, name, 'bin'));
-  const found = folders.find(
-    (folder) => existsSync(join(folder, 'initdb')) && existsSync(join(folder, 'postgres')),
-  );
-  if (found === undefined)
-    throw new Error('These tests need a PostgreSQL server. Run `bash scripts/setup --test` to install one.');
-  return found;
+/** Another database of a server. */
+const databaseOf = (serverUrl: string, name: string): string => {
+  const url = new URL(serverUrl);
+  url.pathname = `/${name}`;
+  return url.href;
 };
 
-const idOf = (flag: '-u' | '-g', user: string): number =>
-  Number(execFileSync('id', [flag, user], { encoding: 'utf8' }));
+/** Of a test: what it asks may take as long as the machine is busy. */
+const connectTo = (databaseUrl: string, databasePoolMax: number): Promise<Sql> =>
+  createSql({
+    config: { ...readConfig({}), databaseUrl, databasePoolMax, databaseTimeoutMs: 60_000 },
+    log: silentLog,
+  });
+
+/** The database every other is a copy of; the first who wants it makes it, and the others wait. */
+const makeTemplate = async (server: Sql, serverUrl: string): Promise<void> => {
+  const there = await server.query(`SELECT FROM pg_database WHERE datname = 'migrated'`);
+  if (there.length > 0) return;
+  await server.query('CREATE DATABASE migrating');
+  const sql = await connectTo(databaseOf(serverUrl, 'migrating'), 1);
+  await createRoomStore(sql).migrate();
+  await migrateBooking(sql);
+  await migrateAdmin(sql);
+  await sql.close();
+  await server.query('ALTER DATABASE migrating RENAME TO migrated');
+};
+
+const cloneOn = async (serverUrl: string): Promise<string> => {
+  // One connection, so that the lock is taken and given back on the same.
+  const server = await connectTo(serverUrl, 1);
+  try {
+    await server.query('SELECT pg_advisory_lock(1)');
+    await makeTemplate(server, serverUrl);
+    await server.query('SELECT pg_advisory_unlock(1)');
+    const name = `test_${randomBytes(6).toString('hex')}`;
+    await server.query(`CREATE DATABASE ${name} TEMPLATE migrated`);
+    return databaseOf(serverUrl, name);
+  } finally {
+    await server.close();
+  }
+};
 
 export type TestPostgres = {
   url: string;
   /** A pool of its own, closed with the test. */
   connect(options?: { poolMax?: number }): Promise<Sql>;
-  kill(): Promise<void>;
-  start(): Promise<void>;
+};
+
+/** A server of its own; it ends like one that crashes, and starts again on the same data. */
+export type OwnPostgres = TestPostgres & { kill(): Promise<void>; start(): Promise<void> };
+
+const withPools = (t: Teardown, url: string): TestPostgres => ({
+  url,
+  connect: async ({ poolMax = 16 } = {}) => {
+    const sql = await connectTo(url, poolMax);
+    t.teardown(() => sql.close());
+    return sql;
+  },
+});
+
+export const startOwnPostgres = async (t: Teardown): Promise<OwnPostgres> => {
+  // /tmp and not tmpdir(): its path is a socket path, too. Root's server is somebody else, who has to enter it.
+  const folder = mkdtempSync('/tmp/anteroom-pg-');
+  chmodSync(folder, 0o711);
+  const settings = ['fsync=off', 'max_connections=80'];
+  const opened = await openPostgresFolder({ folder, log: silentLog, settings });
+  let child: Child | undefined;
+  const kill = async (): Promise<void> => {
+    if (child === undefined || hasEnded(child)) return;
+    child.process.kill('SIGQUIT'); // "Immediate shutdown": no checkpoint, recovery at the next start.
+    await child.gone;
+  };
+  const start = async (): Promise<void> => {
+    child = await opened.start();
+  };
+  t.teardown(async () => {
+    await kill();
+    opened.release();
+    removeEmbeddedPostgres(folder);
+  });
+  await start();
+  return { ...withPools(t, await cloneOn(opened.url)), kill, start };
 };
 
 export const startPostgres = async (t: Teardown): Promise<TestPostgres> => {
-  const bin = binaries();
-  // /tmp and not tmpdir(): the folder must be reachable for the user below, and its path is a socket path too.
-  const folder = mkdtempSync('/tmp/anteroom-pg-');
-  const port = await freePort();
-  // PostgreSQL refuses to run as root, so root hands it to someone without rights.
-  const someone = userInfo().uid === 0 ? { uid: idOf('-u', 'nobody'), gid: idOf('-g', 'nobody') } : undefined;
-  if (someone) chownSync(folder, someone.uid, someone.gid);
-  const cluster = join(folder, 'cluster');
-  const as = { cwd: folder, ...(someone ?? {}) };
-  execFileSync(
-    join(bin, 'initdb'),
-    ['-D', cluster, '-U', 'anteroom', '--auth=trust', '--no-sync', '-E', 'UTF8', '--no-locale'],
-    { ...as, stdio: 'ignore' },
-  );
-  const url = `postgresql://anteroom@127.0.0.1:${port}/postgres`;
-  const pools: Sql[] = [];
-  let child: ChildProcess | undefined;
-
-  const connect = async ({ poolMax = 16 }: { poolMax?: number } = {}): Promise<Sql> => {
-    const config = { ...readConfig({}), databaseUrl: url, databasePoolMax: poolMax };
-    const sql = await createSql({ config, log: silentLog });
-    pools.push(sql);
-    return sql;
-  };
-  const start = async (): Promise<void> => {
-    child = spawn(
-      join(bin, 'postgres'),
-      ['-D', cluster, '-p', String(port), '-k', folder, '-c', 'listen_addresses=127.0.0.1'].concat([
-        '-c',
-        'fsync=off',
-        '-c',
-        'max_connections=80',
-        '-c',
-        'shared_buffers=32MB',
-      ]),
-      { ...as, stdio: 'ignore' },
-    );
-    const config = { ...readConfig({}), databaseUrl: url, databasePoolMax: 1 };
-    await eventually('PostgreSQL answers', async () => {
-      await (await createSql({ config, log: silentLog })).close();
-      return true;
-    });
-  };
-  const kill = async (): Promise<void> => {
-    const running = child;
-    if (running === undefined || running.exitCode !== null || running.signalCode !== null) return;
-    const gone = new Promise((resolve) => running.once('exit', resolve));
-    running.kill('SIGQUIT'); // "Immediate shutdown": no checkpoint, recovery at the next start.
-    await gone;
-  };
-  t.teardown(async () => {
-    await Promise.all(pools.map((sql) => sql.close()));
-    await kill();
-    rmSync(folder, { recursive: true, force: true });
-  });
-  await start();
-  return { url, connect, kill, start };
+  const shared = process.env.TEST_POSTGRES_URL;
+  return shared === undefined ? startOwnPostgres(t) : withPools(t, await cloneOn(shared));
 };

@@ -2,10 +2,11 @@
 // test can see into. Every step of a test goes over HTTP.
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { removeEmbeddedPostgres } from '../../kernel/postgres-server.ts';
 import { generateKey } from '../../kernel/token.ts';
 import { eventually } from './eventually.ts';
 import { startPostgres } from './postgres.ts';
@@ -85,10 +86,7 @@ export const UNHURRIED = {
   graceSeconds: 600,
 } as const;
 
-/**
- * Its database is a PostgreSQL server of its own, as where it is used for real; with `embedded` it is the one that
- * comes with us, which takes four times as long to start.
- */
+/** Its database is one of its own on the server of all tests; with `embedded` it starts a server by itself. */
 export const createSystem = async (
   t: Teardown,
   env: Record<string, string> = {},
@@ -105,6 +103,7 @@ export const createSystem = async (
   ];
   const ports: Ports = { public: publicPort, admin, booking, sandbox, metrics };
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-'));
+  chmodSync(folder, 0o711); // Root's PostgreSQL is somebody else, who has to enter it.
   const operatorToken = `aro_${'t'.repeat(43)}`;
   const keys = generateKey('t');
   const children = new Set<ChildProcess>();
@@ -120,6 +119,7 @@ export const createSystem = async (
   };
   t.teardown(async () => {
     for (const child of [...children]) await end(child, 'SIGTERM');
+    removeEmbeddedPostgres(join(folder, 'postgres'));
     rmSync(folder, { recursive: true, force: true });
   });
 

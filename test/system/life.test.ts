@@ -3,10 +3,11 @@
 // processes; the origin is the test's own and decides when it answers.
 
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { createServer as createOrigin, request, type ServerResponse } from 'node:http';
 import { request as requestSecurely } from 'node:https';
 import { type AddressInfo, connect, type Socket } from 'node:net';
+import { join } from 'node:path';
 import t from 'tap';
 import { createSurveyor } from '../../dispatcher/measure.ts';
 import { parseRoomId } from '../../kernel/ids.ts';
@@ -380,6 +381,8 @@ t.test(
 
 t.test('a start that cannot succeed says why and ends with 1', { buffered: true }, async (t) => {
   const { system } = await startLife(t);
+  const earlier = join(system.folder, 'earlier');
+  mkdirSync(join(earlier, 'pgdata', 'cluster'), { recursive: true });
   const taken = await freePort();
   const holder = createOrigin().listen(taken, '127.0.0.1');
   t.teardown(() => holder.close());
@@ -409,6 +412,10 @@ t.test('a start that cannot succeed says why and ends with 1', { buffered: true 
     fails({ ANTEROOM_REDIS_URL: `redis://127.0.0.1:${await freePort()}` }, /Redis at .* cannot be reached/),
     fails({ ANTEROOM_PORT: String(taken) }, /Port \d+ on 127\.0\.0\.1 \(public\) cannot be opened/),
     fails({ ANTEROOM_METRICS_PORT: String(taken) }, /Port \d+ on 127\.0\.0\.1 \(metrics\) cannot be opened/),
+    fails(
+      { ANTEROOM_ROLES: 'admin', ANTEROOM_DATA: earlier },
+      /earlier\/pgdata holds the database of an earlier version \(PGlite\).*npm start -- --fresh/,
+    ),
     fails({ ANTEROOM_KEYS: 'nonsense' }, /ANTEROOM_KEYS is missing or malformed/),
     fails(
       { ANTEROOM_TLS_CERT: '/nowhere.pem' },

@@ -38,9 +38,9 @@ const join = async (system: System, count: number, from = 0): Promise<Fan[]> => 
 };
 
 t.test(
-  'kill -9 in the middle of a sale: everyone comes back with the same number, in the same order',
+  'kill -9 in the middle of a sale with the embedded stores: everyone comes back with the same number, in the same order',
   async (t) => {
-    const system = await createSystem(t, { ANTEROOM_LOG_LEVEL: 'warn' });
+    const system = await createSystem(t, { ANTEROOM_LOG_LEVEL: 'warn' }, 'embedded');
     const first = await system.start();
     await tune(system, { ...UNHURRIED, totalActiveUsers: 1 });
     const fans = await join(system, 30);

@@ -22,6 +22,7 @@ const MAY: Record<string, readonly string[] | undefined> = {
   client: [],
   bench: ['kernel', 'line'],
   scripts: ['kernel', 'lua', 'line'],
+  app: ['kernel', 'line', 'bots', 'gateway', 'broker'],
   'main.ts': everything,
   test: everything,
 };
@@ -41,7 +42,6 @@ const HOMES: Record<string, readonly string[]> = {
   ioredis: ['kernel/redis.ts', 'bench/naive.ts'],
   undici: ['kernel/fetch.ts'],
   pg: ['kernel/sql.ts'],
-  '@electric-sql/pglite': ['kernel/sql.ts', 'kernel/sql-worker.ts'],
   jose: ['kernel/token.ts', 'kernel/user-token.ts'],
   'prom-client': ['kernel/metrics.ts'],
   'ua-parser-js': ['bots/facts.ts'],
