@@ -7,7 +7,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { compile } from './holder.ts';
-import { freePort, own, pause, stopChild } from './system.ts';
+import { takePort } from './ports.ts';
+import { own, pause, stopChild } from './system.ts';
 
 const ROOT = fileURLToPath(new URL('../', import.meta.url));
 const READY_MS_MAX = 5000;
@@ -84,7 +85,7 @@ http {
 
 export const startNchan = async (): Promise<Sender> => {
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-bench-nchan-'));
-  const port = await freePort();
+  const port = await takePort();
   const file = join(folder, 'nginx.conf');
   writeFileSync(file, nchanConf(folder, port));
   const child = spawn('nginx', ['-p', folder, '-c', file, '-e', join(folder, 'error.log')], {

@@ -9,10 +9,11 @@ import type { Settings } from '../line/settings.ts';
 import { cookieNames, newVisitor, placeIdOf, signVisitor } from '../line/visitor.ts';
 import { browserHeaders } from './fan.ts';
 import type { HolderOptions } from './holder.ts';
+import { takePort } from './ports.ts';
 import { type BenchRedis, pipeline, type Reply, startRedis } from './redis.ts';
 import { type BenchRoom, createRoom, JOIN_BATCH } from './room.ts';
 import { outcomeOf } from './script.ts';
-import { freePort, onRedis, pause, type RunningSystem, startSystem } from './system.ts';
+import { onRedis, pause, type RunningSystem, startSystem } from './system.ts';
 
 const SEEN_MS_MAX = 30_000;
 
@@ -62,7 +63,7 @@ export const startFleet = async (options: { appendOnly: boolean }): Promise<Flee
   try {
     const redis = await startRedis(options);
     stops.push(redis.stop);
-    const port = await freePort();
+    const port = await takePort();
     const given = onRedis(redis.url);
     const keys = parseKeys(given.ANTEROOM_KEYS ?? '');
     if (keys === undefined) throw new Error('the keys of the bench have a form that is not known any more');

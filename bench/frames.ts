@@ -14,10 +14,11 @@ import {
 import { type Fleet, type Line, startFleet } from './fleet.ts';
 import { type Holder, type HolderOptions, startHolder } from './holder.ts';
 import { cpuSecondsExact } from './machine.ts';
+import { takePort } from './ports.ts';
 import { type Row, rounded } from './report.ts';
 import { type Interleaved, interleave, medianOf, pinAll, ratioOf, STEAL_MAX } from './rounds.ts';
 import { callOf, loadScript } from './script.ts';
-import { freePort, pause } from './system.ts';
+import { pause } from './system.ts';
 
 const ROOM = 'shared';
 const NEAR_ROOM = 'near';
@@ -108,7 +109,7 @@ const sharedSubject = async (
   options: { fleet: Fleet; line: Line; keep: Keep; plan: Plan; mode: 'sse' | 'ws' },
 ): Promise<Ours> => {
   const { fleet, line, keep, plan, mode } = options;
-  const port = await freePort();
+  const port = await takePort();
   const broker = await fleet.startBroker(port);
   pinAll([broker.pid]);
   const from = mode === 'sse' ? line.events : line.socket;
@@ -133,7 +134,7 @@ const personalSubject = async (
   options: { fleet: Fleet; line: Line; keep: Keep; plan: Plan; mode: 'sse' | 'ws' },
 ): Promise<Ours> => {
   const { fleet, line, keep, plan, mode } = options;
-  const port = await freePort();
+  const port = await takePort();
   const broker = await fleet.startBroker(port);
   pinAll([broker.pid]);
   const from = mode === 'sse' ? line.events : line.socket;

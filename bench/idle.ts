@@ -9,8 +9,9 @@ import { type Fleet, startFleet } from './fleet.ts';
 import { heapOf } from './heap.ts';
 import { HELD_MAX, startHolder } from './holder.ts';
 import { cpuSecondsExact, ownBytesOf, readHostTimes, readMachine, stealBetween } from './machine.ts';
+import { takePort } from './ports.ts';
 import { type Row, rounded } from './report.ts';
-import { freePort, pause } from './system.ts';
+import { pause } from './system.ts';
 
 const SIZES = [5000, 19_000, 60_000, 100_000] as const;
 const QUICK_SIZES = [500, 2000] as const;
@@ -38,7 +39,7 @@ const growth = (from: Memory, to: Memory, fans: number): Memory => ({
 
 /** A raw stream's memory, with as many of them in one process as a broker holds at this size. */
 const measureFloor = async (fans: number): Promise<Memory> => {
-  const inspector = await freePort();
+  const inspector = await takePort();
   const sender: Sender = await startRawStreams({ inspector });
   const holder = startHolder({ port: sender.port, path: '/events', headers: {}, fans });
   try {
@@ -75,10 +76,10 @@ const measure = async (
     fans,
     settings: { newUsersPerMinute: Math.ceil((fans * 60) / LINE_SECONDS), totalActiveUsers: 10_000_000 },
   });
-  const port = await freePort();
+  const port = await takePort();
   const processes = await Promise.all(
     Array.from({ length: size }, async () => {
-      const inspector = await freePort();
+      const inspector = await takePort();
       const settings = { NODE_OPTIONS: `--inspect=127.0.0.1:${inspector}` };
       return { ...(await fleet.startBroker(port, settings)), inspector };
     }),

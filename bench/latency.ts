@@ -6,8 +6,9 @@ import { followEntries, quantile } from './entries.ts';
 import { type Fleet, release, startFleet } from './fleet.ts';
 import { quantileOf } from './holder.ts';
 import { readHostTimes, stealBetween } from './machine.ts';
+import { takePort } from './ports.ts';
 import { type Row, rounded } from './report.ts';
-import { freePort, pause } from './system.ts';
+import { pause } from './system.ts';
 
 const PER_PROCESS = 15_000;
 const PER_SECOND = 100;
@@ -16,7 +17,7 @@ const LINE_SECONDS = 3600;
 type Told = { delays: number[]; never: number };
 
 const measureTold = async (fleet: Fleet, fans: number, seconds: number): Promise<Told> => {
-  const port = await freePort();
+  const port = await takePort();
   const broker = await fleet.startBroker(port);
   const line = await fleet.createLine({
     name: 'latency',
@@ -57,7 +58,7 @@ const measureTold = async (fleet: Fleet, fans: number, seconds: number): Promise
 
 const measureLate = async (fleet: Fleet, fans: number, seconds: number) => {
   const size = Math.ceil(fans / PER_PROCESS);
-  const port = await freePort();
+  const port = await takePort();
   const brokers = await Promise.all(Array.from({ length: size }, () => fleet.startBroker(port)));
   const line = await fleet.createLine({
     name: 'late',

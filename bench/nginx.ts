@@ -5,7 +5,8 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { freePort, own, pause, type Running, stopChild } from './system.ts';
+import { takePort } from './ports.ts';
+import { own, pause, type Running, stopChild } from './system.ts';
 
 const READY_MS_MAX = 5000;
 
@@ -60,7 +61,7 @@ export const startAuthNginx = (behind: { gateway: string; origin: string }): Pro
 
 const start = async (siteOf: (port: number) => string): Promise<Running> => {
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-bench-nginx-'));
-  const port = await freePort();
+  const port = await takePort();
   const file = join(folder, 'nginx.conf');
   writeFileSync(file, configOf(folder, siteOf(port)));
   const child = spawn('nginx', ['-p', folder, '-c', file, '-e', join(folder, 'error.log')], {

@@ -22,7 +22,10 @@ const take = (port: number): boolean => {
     lockFolder(folder);
   } catch (error) {
     // ENOENT: its owner ended between our making the folder and our writing into it.
-    if (error instanceof FolderInUse || (error instanceof Error && 'code' in error && error.code === 'ENOENT'))
+    if (
+      error instanceof FolderInUse ||
+      (error instanceof Error && 'code' in error && error.code === 'ENOENT')
+    )
       return false;
     throw error;
   }

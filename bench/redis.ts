@@ -7,7 +7,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { freePort, own, pause, stopChild } from './system.ts';
+import { takePort } from './ports.ts';
+import { own, pause, stopChild } from './system.ts';
 
 const START_MS_MAX = 10_000;
 /** Written at once at most; what is beyond waits for the next turn, so that answers are read in between. */
@@ -145,7 +146,7 @@ export type BenchRedis = {
 /** Starts a redis-server in a temporary folder; with `appendOnly` it writes as the embedded one does. */
 export const startRedis = async (options: { appendOnly: boolean }): Promise<BenchRedis> => {
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-bench-redis-'));
-  const port = await freePort();
+  const port = await takePort();
   const words = ['--port', String(port), '--bind', '127.0.0.1', '--dir', folder, '--save', ''];
   words.push('--appendonly', options.appendOnly ? 'yes' : 'no', '--appendfsync', 'everysec');
   words.push('--maxmemory-policy', 'noeviction', '--logfile', join(folder, 'log'));

@@ -3,7 +3,8 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { connect, type Socket } from 'node:net';
-import { freePort, pause, stopChild } from './system.ts';
+import { takePort } from './ports.ts';
+import { pause, stopChild } from './system.ts';
 
 export type Value = string | number | null | Value[];
 
@@ -53,7 +54,7 @@ export type BareRedis = {
 };
 
 export const startBareRedis = async (): Promise<BareRedis> => {
-  const port = await freePort();
+  const port = await takePort();
   const child: ChildProcess = spawn(
     'redis-server',
     ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'],

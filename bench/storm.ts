@@ -8,10 +8,11 @@ import { quantile } from './entries.ts';
 import { startFleet } from './fleet.ts';
 import { HELD_MAX, type Holder, type HolderOptions, startHolder } from './holder.ts';
 import { cpuSecondsExact } from './machine.ts';
+import { takePort } from './ports.ts';
 import { type BenchRedis, commandStat, infoOf } from './redis.ts';
 import { type Row, rounded } from './report.ts';
 import { interleave, medianOf, ratioOf, STEAL_MAX } from './rounds.ts';
-import { freePort, pause } from './system.ts';
+import { pause } from './system.ts';
 
 const RAW = 'uWebSockets.js, raw';
 const OURS = 'ours';
@@ -52,7 +53,7 @@ export const runStorm = async (
     });
     // Where each fan was told to stand on its present stream, and when: nobody is let in, so it is known.
     let firsts: { fan: number; position: number; atMs: number }[] = [];
-    const rawPort = await freePort();
+    const rawPort = await takePort();
     const starts: Readonly<Record<string, () => Promise<Server>>> = {
       [RAW]: () => startRawStreams({ port: rawPort }),
       [OURS]: () => fleet.startBroker(fleet.port, { ANTEROOM_STREAMS_MAX: String(STREAMS_MAX) }),

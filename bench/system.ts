@@ -4,10 +4,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { takePort } from './ports.ts';
 
 const ROOT = fileURLToPath(new URL('../', import.meta.url));
 const READY_MS_MAX = 60_000;
@@ -15,17 +15,6 @@ const STOP_MS_MAX = 20_000;
 
 export type Running = { pid: number; base: string; stop(): Promise<void> };
 export type RunningSystem = Running & { metrics: string };
-
-export const freePort = (): Promise<number> =>
-  new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once('error', reject);
-    probe.listen(0, '127.0.0.1', () => {
-      const address = probe.address();
-      const port = typeof address === 'object' && address !== null ? address.port : 0;
-      probe.close(() => resolve(port));
-    });
-  });
 
 export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -69,11 +58,11 @@ const cleanEnvironment = (): Record<string, string> =>
 export const startSystem = async (settings: Record<string, string> = {}): Promise<RunningSystem> => {
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-bench-'));
   const port = {
-    public: await freePort(),
-    admin: await freePort(),
-    booking: await freePort(),
-    sandbox: await freePort(),
-    metrics: await freePort(),
+    public: await takePort(),
+    admin: await takePort(),
+    booking: await takePort(),
+    sandbox: await takePort(),
+    metrics: await takePort(),
   };
   let written = '';
   const child = spawn(process.execPath, ['--import', 'tsx', 'main.ts'], {

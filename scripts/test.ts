@@ -1,84 +1,121 @@
-// Runs the tests, tier by tier, and ends with each failed test and the total of tests: `N passed, N failed`.
+// Runs the tests and ends with each failed test and the total of tests: `N passed, N failed`.
 //   npm test                    all tiers but slow
 //   npm test -- rules parts     some tiers
 //   npm test -- test/parts/gate.test.ts …   some files
+//   --shuffle                   files in random order, as ANTEROOM_SEED says, or a new one
 //   --second-chance             as .ci/run does: files of system and browser that fail run once more, alone
+//
+// Each file is a program that writes TAP, and runs as one: `node FILE`, some at a time. tap's own runner would parse
+// every assertion again and watch every child, which took a third of the time.
 //
 // A second chance is given only where the machine has a say: whole processes and browsers. A pass on the second try
 // is reported (`flaky: FILE`, with its first failure), and more than two such files still fail the run.
 
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { chmodSync, mkdtempSync, readdirSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { silentLog } from '../kernel/log.ts';
 import { removeEmbeddedPostgres, startEmbeddedPostgres } from '../kernel/postgres-server.ts';
 import { type Failure, type Report, readReport } from './tap-report.ts';
 
+/** `jobs` is how many files of a tier run at the same time, beside those of others. */
 type Tier = { folder: string; jobs: number; mercy: boolean };
 
+// Many files of system and browser wait for something most of the time, so more run than there are cores.
+const JOBS = availableParallelism() + 1;
 const TIERS: Record<string, Tier> = {
-  rules: { folder: 'test/rules', jobs: 2, mercy: false },
-  parts: { folder: 'test/parts', jobs: 2, mercy: false },
-  system: { folder: 'test/system', jobs: 2, mercy: true },
+  rules: { folder: 'test/rules', jobs: JOBS, mercy: false },
   browser: { folder: 'test/browser', jobs: 1, mercy: true },
+  system: { folder: 'test/system', jobs: JOBS, mercy: true },
+  parts: { folder: 'test/parts', jobs: JOBS, mercy: false },
   slow: { folder: 'test/slow', jobs: 1, mercy: false },
 };
-const DEFAULT_TIERS = ['rules', 'parts', 'system', 'browser'];
+/** In this order, and what is slowest to end before the rest. */
+const DEFAULT_TIERS = ['rules', 'browser', 'system', 'parts'];
 const FLAKY_FILES_MAX = 2;
+/** A file has deadlines of its own (tap's, and those of its tests); this is for one that hangs beyond them. */
+const FILE_MS_MAX = 40 * 60_000;
+/** Seconds for a file that sets no time of its own. */
+const TAP_TIMEOUT = '300';
 
-const filesIn = ({ folder }: Tier): string[] =>
-  readdirSync(folder, { recursive: true, encoding: 'utf8' })
+type File = { path: string; tier: Tier };
+
+const filesIn = (tier: Tier): File[] =>
+  readdirSync(tier.folder, { recursive: true, encoding: 'utf8' })
     .filter((path) => path.endsWith('.test.ts'))
-    .map((path) => join(folder, path))
-    .sort();
+    .sort()
+    .map((path) => ({ path: join(tier.folder, path), tier }));
 
-/** Runs files with tap, says a line for each as it ends, and answers what happened. */
-const runTap = async (
-  files: readonly string[],
-  jobs: number,
-  more: readonly string[] = [],
-): Promise<Report> => {
-  const child = spawn(
-    'node_modules/.bin/tap',
-    ['run', '--reporter=tap', `--jobs=${jobs}`, ...more, ...files],
-    {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    },
-  );
-  const exited = new Promise<number | null>((resolve, reject) => {
-    child.once('error', reject).once('exit', resolve);
+/** Runs one file, says how it went, and answers what happened. */
+const runFile = async (path: string): Promise<Report> => {
+  const startMs = performance.now();
+  // tap first, so that tsx need not look at each of its files.
+  const child = spawn(process.execPath, ['--import=tap', '--import=tsx', path], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, TAP_TIMEOUT },
   });
-  const raw: string[] = [];
-  for await (const line of createInterface({ input: child.stdout })) {
-    raw.push(line);
-    if (/^(not )?ok \d+ - /.test(line)) console.log(line);
-  }
-  const report = readReport(raw);
+  const hung = setTimeout(() => child.kill('SIGKILL'), FILE_MS_MAX);
+  const exited = new Promise<number | string>((resolve, reject) => {
+    child.once('error', reject).once('exit', (code, signal) => resolve(signal ?? code ?? 1));
+  });
+  const lines = [`# Subtest: ${path}`];
+  for await (const line of createInterface({ input: child.stdout })) lines.push(`    ${line}`);
   const code = await exited;
-  if (code !== 0 && report.failures.length === 0)
-    report.failures.push({ file: files.join(' '), test: '', message: `tap ended with ${code}` });
+  clearTimeout(hung);
+  const report = readReport([...lines, `${code === 0 ? 'ok' : 'not ok'} 1 - ${path}`]);
+  if (report.passed + report.skipped + report.failures.length === 0)
+    report.failures.push({ file: path, test: '', message: 'the file holds no test' });
+  const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
+  console.log(`${report.failures.length === 0 ? 'ok' : 'not ok'} ${path} ${seconds} s`);
   return report;
+};
+
+/** Runs files side by side, each tier no more at a time than it may; the reports are in the order of the files. */
+const runAll = async (files: readonly File[], jobs: number): Promise<Map<File, Report>> => {
+  const reports = new Map<File, Report>();
+  const waiting = [...files];
+  const running = new Map<Tier, number>();
+  const worker = async (): Promise<void> => {
+    for (;;) {
+      const index = waiting.findIndex(({ tier }) => (running.get(tier) ?? 0) < tier.jobs);
+      const [file] = index < 0 ? [] : waiting.splice(index, 1);
+      if (file === undefined) return;
+      running.set(file.tier, (running.get(file.tier) ?? 0) + 1);
+      reports.set(file, await runFile(file.path));
+      running.set(file.tier, running.get(file.tier)! - 1);
+    }
+  };
+  await Promise.all(Array.from({ length: jobs }, worker));
+  return reports;
 };
 
 const tell = ({ file, test, message }: Failure): void =>
   console.log(`${['', file, test].filter((part) => part !== '').join(' > ')}\n${message}\n`);
 
-/** The failures that remain of a tier when each of its failed files has run once more, alone on the machine. */
-const secondChance = async (failures: Failure[], flaky: string[]): Promise<Report> => {
-  const again: Report = { passed: 0, skipped: 0, failures: [] };
-  for (const file of new Set(failures.map((failure) => failure.file))) {
-    console.log(`\nonce more, alone: ${file}`);
-    const report = await runTap([file], 1);
-    again.failures.push(...report.failures);
-    if (report.failures.length > 0) continue;
-    const first = failures.filter((failure) => failure.file === file);
-    again.passed += first.length;
-    flaky.push(file);
-    console.log(`flaky: ${file}`);
-    for (const failure of first) tell(failure);
-  }
+/** Runs a failed file once more, alone on the machine; a pass is told, with how it failed first. */
+const secondChance = async (first: Report, { path }: File, flaky: string[]): Promise<Report> => {
+  console.log(`\nonce more, alone: ${path}`);
+  const again = await runFile(path);
+  if (again.failures.length > 0) return again;
+  flaky.push(path);
+  console.log(`flaky: ${path}`);
+  for (const failure of first.failures) tell(failure);
   return again;
+};
+
+/** A random order that can be had again (Fisher and Yates), by the seed it prints. */
+const shuffled = (files: readonly File[]): File[] => {
+  const { ANTEROOM_SEED: given = '' } = process.env;
+  const seed = given === '' ? Math.floor(Math.random() * 2 ** 31) : Number(given);
+  console.log(`ANTEROOM_SEED=${seed}`);
+  const keyed = files.map((file) => ({
+    file,
+    key: createHash('sha256').update(`${seed} ${file.path}`).digest('hex'),
+  }));
+  return keyed.sort((one, other) => (one.key < other.key ? -1 : 1)).map(({ file }) => file);
 };
 
 /** One server for all files: each takes a database of its own there (test/support/postgres.ts). */
@@ -100,36 +137,35 @@ const startServer = async (): Promise<{ url: string; stop(): Promise<void> }> =>
 
 const main = async (): Promise<number> => {
   const args = process.argv.slice(2);
-  const options = args.filter((arg) => arg.startsWith('--'));
+  const options = new Set(args.filter((arg) => arg.startsWith('--')));
+  const unknown = [...options].find((option) => !['--shuffle', '--second-chance'].includes(option));
+  if (unknown !== undefined) throw new Error(`unknown option ${unknown}: --shuffle, --second-chance`);
   const named = args.filter((arg) => !arg.startsWith('--'));
-  const isMerciful = options.includes('--second-chance');
-  const more = options.filter((option) => option !== '--second-chance');
-  const total: Report = { passed: 0, skipped: 0, failures: [] };
+  const tierOf = (path: string): Tier =>
+    Object.values(TIERS).find(({ folder }) => path.startsWith(`${folder}/`)) ?? TIERS.slow!;
+  const listed = (named.length === 0 ? DEFAULT_TIERS : named).flatMap((name) =>
+    name in TIERS ? filesIn(TIERS[name]!) : [{ path: name, tier: tierOf(name) }],
+  );
+  const files = options.has('--shuffle') ? shuffled(listed) : listed;
+  const startMs = performance.now();
   const flaky: string[] = [];
-  const add = ({ passed, skipped, failures }: Report): void => {
-    total.passed += passed;
-    total.skipped += skipped;
-    total.failures.push(...failures);
-  };
-  const files = named.filter((name) => !(name in TIERS));
-  if (files.length > 0) add(await runTap(files, 1, more));
-  for (const name of named.length === 0 ? DEFAULT_TIERS : named.filter((name) => name in TIERS)) {
-    const tier = TIERS[name]!;
-    const startMs = performance.now();
-    console.log(`\n# ${name}`);
-    const report = await runTap(filesIn(tier), tier.jobs, more);
-    if (isMerciful && tier.mercy && report.failures.length > 0) {
-      const again = await secondChance(report.failures, flaky);
-      add({ ...again, passed: report.passed + again.passed, skipped: report.skipped });
-    } else add(report);
-    console.log(`# ${name}: ${Math.round((performance.now() - startMs) / 1000)} s`);
+  const total: Report = { passed: 0, skipped: 0, failures: [] };
+  const reports = await runAll(files, JOBS);
+  for (const file of files) {
+    let report = reports.get(file)!;
+    if (options.has('--second-chance') && file.tier.mercy && report.failures.length > 0)
+      report = await secondChance(report, file, flaky);
+    total.passed += report.passed;
+    total.skipped += report.skipped;
+    total.failures.push(...report.failures);
   }
   if (flaky.length > FLAKY_FILES_MAX)
     total.failures.push({ file: flaky.join(' '), test: '', message: `${flaky.length} files are flaky` });
   if (total.failures.length > 0) console.log('\nFailed:');
   for (const failure of total.failures) tell(failure);
-  for (const file of flaky) console.log(`flaky: ${file}`);
+  for (const path of flaky) console.log(`flaky: ${path}`);
   const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : '';
+  console.log(`${Math.round((performance.now() - startMs) / 1000)} s`);
   console.log(`${total.passed} passed, ${total.failures.length} failed${skipped}`);
   return total.failures.length > 0 || total.passed === 0 ? 1 : 0;
 };

@@ -4,7 +4,6 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import {
   chmodSync,
-  cpSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -239,8 +238,9 @@ const unpacked = (t: Test): { top: string; own: { folder: string; version: strin
   const top = folderFor(t, 'package');
   mkdirSync(top);
   const folder = join(top, 'native');
-  const isLink = (path: string): boolean => lstatSync(path).isSymbolicLink();
-  cpSync(own!.folder, folder, { recursive: true, filter: (path) => !isLink(path) });
+  execFileSync('cp', ['-a', own!.folder, folder]);
+  for (const name of readdirSync(join(folder, 'lib')))
+    if (lstatSync(join(folder, 'lib', name)).isSymbolicLink()) rmSync(join(folder, 'lib', name));
   return { top, own: { folder, version: own!.version } };
 };
 

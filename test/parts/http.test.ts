@@ -2,6 +2,7 @@
 
 import { connect } from 'node:net';
 import t from 'tap';
+import { takePort } from '../../bench/ports.ts';
 import { Refusal } from '../../kernel/errors.ts';
 import {
   createServer,
@@ -16,7 +17,6 @@ import { createMetrics } from '../../kernel/metrics.ts';
 import { openSocket, openStream, rawRequest, type TestSocket } from '../support/client.ts';
 import { eventually } from '../support/eventually.ts';
 import { random } from '../support/random.ts';
-import { freePort } from '../support/redis.ts';
 import { standingClock } from '../support/standing-clock.ts';
 import { beforeTimers, startThreadWire } from '../support/thread-wire.ts';
 
@@ -986,7 +986,7 @@ t.test('a request that came while a process that stops stood still is answered',
 t.test('a port can be shared by servers that agree, and an exclusive one is refused by name', async (t) => {
   const open = (port: number) => start(t, (server) => server.otherwise(() => ({ status: 200 })), { port });
   // A port that the system chose is never shared, so we choose one; it may be taken by then, and the next is tried.
-  const openAny = async (): ReturnType<typeof open> => open(await freePort()).catch(openAny);
+  const openAny = async (): ReturnType<typeof open> => open(await takePort()).catch(openAny);
   const first = await openAny();
   await open(first.port);
   await t.rejects(

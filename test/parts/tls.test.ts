@@ -7,13 +7,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls';
 import t from 'tap';
+import { takePort } from '../../bench/ports.ts';
 import { readConfig } from '../../kernel/config.ts';
 import { createServer, json } from '../../kernel/http.ts';
 import { silentLog } from '../../kernel/log.ts';
 import { checkCertificate } from '../../kernel/tls.ts';
 import { makeCertificate } from '../support/certificate.ts';
 import { rawRequest } from '../support/client.ts';
-import { freePort } from '../support/redis.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'anteroom-tls-'));
 t.teardown(() => rmSync(folder, { recursive: true, force: true }));
@@ -35,7 +35,7 @@ const subjectAt = async (port: number): Promise<unknown> => {
 
 const startServer = async (t: { teardown(work: () => unknown): void }, tls: typeof one) => {
   const server = createServer({
-    ...{ name: 'test', host: '127.0.0.1', port: await freePort(), log: silentLog, tls },
+    ...{ name: 'test', host: '127.0.0.1', port: await takePort(), log: silentLog, tls },
     ...{ bodyBytesMax: 1000, slowReaderMs: 1000, trustedProxies: [] },
   });
   server.route('GET', '/', () => json(200, { here: true }));

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { takePort } from '../../bench/ports.ts';
 import { createBookingCore, seedEvent } from '../../booking-core/booking-core.ts';
 import { demoEvent } from '../../booking-core/demo.ts';
 import type { SaleEvent } from '../../booking-core/inventory.ts';
@@ -16,7 +17,6 @@ import type { Redis } from '../../kernel/redis.ts';
 import type { Sql } from '../../kernel/sql.ts';
 import { createTokens, generateKey, parseKeys } from '../../kernel/token.ts';
 import { signContext } from '../../line/context.ts';
-import { freePort } from './redis.ts';
 
 type Teardown = { teardown(work: () => unknown): void };
 export type Answer = { status: number; body: Record<string, unknown>; headers: Headers };
@@ -55,8 +55,8 @@ export const startBooking = async (
   const config: Config = {
     ...readConfig({}),
     dataFolder: folder,
-    bookingPort: await freePort(),
-    sandboxPort: await freePort(),
+    bookingPort: await takePort(),
+    sandboxPort: await takePort(),
     reconcileMs: 100,
     paymentTimeoutMs: 300,
     ...options.config,

@@ -5,9 +5,9 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { takePort } from '../../bench/ports.ts';
 import { openSocket, type TestSocket } from './client.ts';
 import { eventually } from './eventually.ts';
-import { freePort } from './redis.ts';
 
 type Teardown = { teardown(work: () => unknown): void };
 
@@ -42,7 +42,7 @@ export const openFirefox = async (t: Teardown): Promise<{ version: string; tab: 
   if (path === undefined)
     throw new Error('There is no Firefox on this machine; `bash scripts/setup --firefox` installs it.');
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-firefox-'));
-  const port = await freePort();
+  const port = await takePort();
   // A group of its own, so that its helper processes end with it.
   const child: ChildProcess = spawn(
     path,

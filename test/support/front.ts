@@ -6,8 +6,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { takePort } from '../../bench/ports.ts';
 import { eventually } from './eventually.ts';
-import { freePort } from './redis.ts';
 
 export type Teardown = { teardown(work: () => unknown): void };
 /** What stands behind it, as `address:port`. */
@@ -59,7 +59,7 @@ export const startFront = async (
   },
 ): Promise<Front> => {
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-front-'));
-  const port = await freePort();
+  const port = await takePort();
   for (const [name, text] of Object.entries(made.files({ folder, port })))
     writeFileSync(join(folder, name), text);
   let written = '';

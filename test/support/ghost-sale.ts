@@ -6,7 +6,7 @@ import { createSurveyor } from '../../dispatcher/measure.ts';
 import type { RoomId } from '../../kernel/ids.ts';
 import { createMetrics } from '../../kernel/metrics.ts';
 import type { Redis } from '../../kernel/redis.ts';
-import type { Settings } from '../../line/settings.ts';
+import { defaultSettings, type Settings } from '../../line/settings.ts';
 import * as scripts from '../../lua/room.ts';
 import { lastPromoted } from './promoted.ts';
 import type { random } from './random.ts';
@@ -160,4 +160,54 @@ export const runGhostSale = async (options: {
     use: shareOf(usedMs, nowMs - openMs),
     useSinceFull: shareOf(sinceFullMs, nowMs - fullFromMs),
   };
+};
+
+const T0 = 1_800_000_000_000;
+
+/** A sale whose line begins with a lump of ghosts, who joined first and went away; the people stand behind it. */
+export const runLumpSale = async (options: {
+  redis: Redis;
+  room: RoomId;
+  lump: number;
+  people: number;
+  minutes: number;
+  dice: ReturnType<typeof random>;
+}): Promise<GhostSale> => {
+  const { redis, room, lump, people, minutes, dice } = options;
+  const keys = scripts.roomKeys(room);
+  const settings: Settings = {
+    ...defaultSettings,
+    newUsersPerMinute: 600,
+    burst: 50,
+    totalActiveUsers: 100,
+    graceSeconds: 30,
+    opensAt: T0,
+    prequeueStartsAt: T0 - 700_000,
+  };
+  await scripts.configure.run(redis, keys, {
+    nowMs: T0 - 600_000,
+    version: 1,
+    settings: JSON.stringify(settings),
+    create: 1,
+  });
+  // As join would leave them, ten minutes ago: a place whose score is its number has no entry of its own.
+  for (let number = 1; number <= lump + people; ) {
+    const flat: (string | number)[] = [];
+    for (let index = 0; index < 1000 && number <= lump + people; index += 1, number += 1)
+      flat.push(number, placeName(number));
+    await redis.zadd(keys.line, ...flat);
+  }
+  await redis.hset(keys.room, 'nextNumber', lump + people);
+  const done = await runGhostSale({
+    redis,
+    room,
+    settings,
+    dice,
+    people: Array.from({ length: people }, (_, index) => lump + index + 1),
+    isThere: (number) => number > lump,
+    minutes,
+    staySeconds: [30, 90],
+  });
+  await redis.unlink(...Object.values(keys));
+  return done;
 };

@@ -1,29 +1,16 @@
 // A private redis-server for one test file: random port, no disk, gone when the test ends.
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { randomInt } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { takePort } from '../../bench/ports.ts';
 import { readConfig } from '../../kernel/config.ts';
 import { silentLog } from '../../kernel/log.ts';
 import { createRedis, type Redis } from '../../kernel/redis.ts';
 import { eventually } from './eventually.ts';
 
 type Teardown = { teardown(work: () => unknown): void };
-
-/** A port that was free a moment ago. */
-export const freePort = async (): Promise<number> => {
-  // Below the ports that systems give to connections: between this look and its use one of those may be taken.
-  const port = 10_000 + randomInt(22_000);
-  const isFree = await new Promise<boolean>((resolve) => {
-    const probe = createServer();
-    probe.once('error', () => resolve(false));
-    probe.listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
-  });
-  return isFree ? port : freePort();
-};
 
 /** Connects once; the client tries again by itself, and a second `connect` would leave it with two attempts. */
 const answering = async (client: Redis): Promise<void> => {
@@ -51,7 +38,7 @@ export const startRedis = async (
   t: Teardown,
   options: { appendOnly?: boolean; more?: readonly string[] } = {},
 ): Promise<TestRedis> => {
-  const port = await freePort();
+  const port = await takePort();
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-redis-'));
   const url = `redis://127.0.0.1:${port}`;
   const config = readConfig({});

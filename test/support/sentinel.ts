@@ -5,11 +5,11 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { takePort } from '../../bench/ports.ts';
 import { readConfig } from '../../kernel/config.ts';
 import { silentLog } from '../../kernel/log.ts';
 import { createRedis, type Redis } from '../../kernel/redis.ts';
 import { eventually } from './eventually.ts';
-import { freePort } from './redis.ts';
 
 type Teardown = { teardown(work: () => unknown): void };
 
@@ -119,7 +119,7 @@ export const startSentinels = async (t: Teardown): Promise<Sentinels> => {
     };
   };
 
-  const [first, second, third] = [await freePort(), await freePort(), await freePort()];
+  const [first, second, third] = [await takePort(), await takePort(), await takePort()];
   const nodes: Node[] = [
     await open({ port: first, text: deployed('redis-primary.conf', { port: String(first) }), more: [] }),
   ];
@@ -143,7 +143,7 @@ export const startSentinels = async (t: Teardown): Promise<Sentinels> => {
 
   const sentinels: Node[] = [];
   for (let index = 0; index < 3; index += 1) {
-    const port = await freePort();
+    const port = await takePort();
     const text = deployed('sentinel.conf', {
       port: String(port),
       [`sentinel monitor ${NAME}`]: `127.0.0.1 ${first} 2`,

@@ -6,11 +6,11 @@ import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { takePort } from '../../bench/ports.ts';
 import { removeEmbeddedPostgres } from '../../kernel/postgres-server.ts';
 import { generateKey } from '../../kernel/token.ts';
 import { eventually } from './eventually.ts';
 import { startPostgres } from './postgres.ts';
-import { freePort } from './redis.ts';
 
 type Teardown = { teardown(work: () => unknown): void };
 
@@ -95,11 +95,11 @@ export const createSystem = async (
   const isOurs = database === 'server' && env.ANTEROOM_DATABASE_URL === undefined;
   const { url: databaseUrl } = isOurs ? await startPostgres(t) : { url: '' };
   const [publicPort, admin, booking, sandbox, metrics] = [
-    await freePort(),
-    await freePort(),
-    await freePort(),
-    await freePort(),
-    await freePort(),
+    await takePort(),
+    await takePort(),
+    await takePort(),
+    await takePort(),
+    await takePort(),
   ];
   const ports: Ports = { public: publicPort, admin, booking, sandbox, metrics };
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-'));

@@ -9,7 +9,7 @@ import { defaultSettings, type Settings } from '../../line/settings.ts';
 import { drawScore } from '../../line/visitor.ts';
 import * as scripts from '../../lua/room.ts';
 import { eventually } from '../support/eventually.ts';
-import { placeName, runGhostSale } from '../support/ghost-sale.ts';
+import { placeName, runGhostSale, runLumpSale } from '../support/ghost-sale.ts';
 import {
   aheadOfRate,
   inTwoSets,
@@ -95,40 +95,17 @@ t.test('Q17: with every second place a ghost, people who are there use 95 % of t
 t.test('Q17: a lump of ghosts at the head keeps the people behind it waiting for seconds only', async (t) => {
   const dice = random(seedOf(t, 1));
   const redis = server.client;
-  const LUMP = Number(process.env.ANTEROOM_LUMP ?? 200_000);
-  const PEOPLE = 10_000;
-  const sale = await open(
-    {
-      newUsersPerMinute: 600,
-      burst: 50,
-      totalActiveUsers: 100,
-      graceSeconds: 30,
-      opensAt: T0,
-      prequeueStartsAt: T0 - 700_000,
-    },
-    T0 - 600_000,
-  );
-  // As join would leave them, ten minutes ago: a place whose score is its number has no entry of its own.
-  for (let number = 1; number <= LUMP + PEOPLE; ) {
-    const batch = redis.pipeline();
-    for (let call = 0; call < 20 && number <= LUMP + PEOPLE; call += 1) {
-      const flat: (string | number)[] = [];
-      for (let index = 0; index < 1000; index += 1, number += 1) flat.push(number, placeName(number));
-      batch.zadd(sale.keys.line, ...flat);
-    }
-    await batch.exec();
-  }
-  await redis.hset(sale.keys.room, 'nextNumber', LUMP + PEOPLE);
-  const done = await runGhostSale({
-    ...{ redis, room: sale.room, settings: sale.settings, dice },
-    people: Array.from({ length: PEOPLE }, (_, index) => LUMP + index + 1),
-    isThere: (number) => number > LUMP,
-    ...{ minutes: 30, staySeconds: [30, 90] },
+  const done = await runLumpSale({
+    redis,
+    room: parseRoomId('lump')!,
+    lump: 40_000,
+    people: 3000,
+    minutes: 10,
+    dice,
   });
   t.comment(JSON.stringify(done));
   t.ok(done.use >= 0.95, told(done));
   t.ok(done.examinedMost <= 500, `a call examined ${done.examinedMost} places`);
-  await redis.unlink(...Object.values(sale.keys));
 });
 
 t.test(

@@ -9,6 +9,7 @@ import { request as requestSecurely } from 'node:https';
 import { type AddressInfo, connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
+import { takePort } from '../../bench/ports.ts';
 import { createSurveyor } from '../../dispatcher/measure.ts';
 import { parseRoomId } from '../../kernel/ids.ts';
 import { roomsKey } from '../../kernel/keys.ts';
@@ -20,7 +21,7 @@ import { makeCertificate } from '../support/certificate.ts';
 import { openSocket, openStream } from '../support/client.ts';
 import { eventually } from '../support/eventually.ts';
 import { Fan } from '../support/fan.ts';
-import { freePort, startRedis } from '../support/redis.ts';
+import { startRedis } from '../support/redis.ts';
 import { createSystem } from '../support/system.ts';
 
 t.setTimeout(600_000);
@@ -100,7 +101,7 @@ const startLife = async (t: Test) => {
     ANTEROOM_LOG_LEVEL: 'warn',
   });
   const start = async (options: { env?: Record<string, string>; descriptors?: number } = {}) => {
-    const metricsPort = await freePort();
+    const metricsPort = await takePort();
     return { metricsPort, child: await system.start({ ...options, metricsPort }) };
   };
   const isRefused = async (): Promise<boolean> => {
@@ -383,7 +384,7 @@ t.test('a start that cannot succeed says why and ends with 1', { buffered: true 
   const { system } = await startLife(t);
   const earlier = join(system.folder, 'earlier');
   mkdirSync(join(earlier, 'pgdata', 'cluster'), { recursive: true });
-  const taken = await freePort();
+  const taken = await takePort();
   const holder = createOrigin().listen(taken, '127.0.0.1');
   t.teardown(() => holder.close());
   const fails = async (env: Record<string, string>, says: RegExp): Promise<void> => {
@@ -395,8 +396,8 @@ t.test('a start that cannot succeed says why and ends with 1', { buffered: true 
         ANTEROOM_KEYS: generateKey('t'),
         ANTEROOM_REDIS_URL: redis.url,
         ANTEROOM_ROLES: 'gateway',
-        ANTEROOM_PORT: String(await freePort()),
-        ANTEROOM_METRICS_PORT: String(await freePort()),
+        ANTEROOM_PORT: String(await takePort()),
+        ANTEROOM_METRICS_PORT: String(await takePort()),
         ...env,
       },
     });
@@ -409,7 +410,7 @@ t.test('a start that cannot succeed says why and ends with 1', { buffered: true 
     t.match(written, says);
   };
   await Promise.all([
-    fails({ ANTEROOM_REDIS_URL: `redis://127.0.0.1:${await freePort()}` }, /Redis at .* cannot be reached/),
+    fails({ ANTEROOM_REDIS_URL: `redis://127.0.0.1:${await takePort()}` }, /Redis at .* cannot be reached/),
     fails({ ANTEROOM_PORT: String(taken) }, /Port \d+ on 127\.0\.0\.1 \(public\) cannot be opened/),
     fails({ ANTEROOM_METRICS_PORT: String(taken) }, /Port \d+ on 127\.0\.0\.1 \(metrics\) cannot be opened/),
     fails(

@@ -2,13 +2,14 @@
 // end of a sale as a fan sees it.
 
 import t from 'tap';
+import { takePort } from '../../bench/ports.ts';
 import { parseRoomId, type RoomId } from '../../kernel/ids.ts';
 import { roomKeys } from '../../lua/room.ts';
 import { openStream, type TestStream } from '../support/client.ts';
 import { eventually } from '../support/eventually.ts';
 import { Fan } from '../support/fan.ts';
 import { startPostgres } from '../support/postgres.ts';
-import { freePort, startRedis, type TestRedis } from '../support/redis.ts';
+import { startRedis, type TestRedis } from '../support/redis.ts';
 import { tune as tuneDemo } from '../support/sale.ts';
 import { createSystem, type System, UNHURRIED } from '../support/system.ts';
 
@@ -286,10 +287,10 @@ t.test(
     await skewed.start({ roles: 'dispatcher,admin,booking-core' });
     const bases: string[] = [];
     for (const clock of ['+10m', '-10m']) {
-      const port = await freePort();
+      const port = await takePort();
       await skewed.start({
         roles: 'gateway,broker',
-        metricsPort: await freePort(),
+        metricsPort: await takePort(),
         clock,
         env: { ANTEROOM_PORT: String(port) },
       });

@@ -1,10 +1,11 @@
 // Each role as a process of its own, on one Redis and one PostgreSQL, and the same path through all of them.
 
 import t from 'tap';
+import { takePort } from '../../bench/ports.ts';
 import { eventually } from '../support/eventually.ts';
 import { Fan } from '../support/fan.ts';
 import { startPostgres } from '../support/postgres.ts';
-import { freePort, startRedis } from '../support/redis.ts';
+import { startRedis } from '../support/redis.ts';
 import { tune } from '../support/sale.ts';
 import { createSystem, UNHURRIED } from '../support/system.ts';
 
@@ -18,7 +19,7 @@ t.test('five processes, one role each, take a fan from arrival to a paid seat', 
     ANTEROOM_DATABASE_URL: postgres.url,
     ANTEROOM_LOG_LEVEL: 'warn',
   });
-  const start = async (roles: string) => system.start({ roles, metricsPort: await freePort() });
+  const start = async (roles: string) => system.start({ roles, metricsPort: await takePort() });
   await start('booking-core');
   await start('admin');
   await start('dispatcher');

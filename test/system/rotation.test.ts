@@ -4,6 +4,7 @@
 
 import type { ChildProcess } from 'node:child_process';
 import t from 'tap';
+import { takePort } from '../../bench/ports.ts';
 import {
   addKey,
   dropKeys,
@@ -16,7 +17,7 @@ import {
 import { eventually } from '../support/eventually.ts';
 import { Fan } from '../support/fan.ts';
 import { startPostgres } from '../support/postgres.ts';
-import { freePort, startRedis } from '../support/redis.ts';
+import { startRedis } from '../support/redis.ts';
 import { tune } from '../support/sale.ts';
 import { createSystem, UNHURRIED } from '../support/system.ts';
 
@@ -36,8 +37,8 @@ t.test('a rotation in mid-sale loses nobody’s place, and the old key opens not
     ANTEROOM_PUBLIC_URL: 'http://tickets.test',
     ANTEROOM_LOG_LEVEL: 'warn',
   });
-  const ports = [system.ports.public, await freePort()];
-  const metrics = [system.ports.metrics, await freePort()];
+  const ports = [system.ports.public, await takePort()];
+  const metrics = [system.ports.metrics, await takePort()];
   const roles = ['gateway,broker,dispatcher,admin', 'gateway,broker'];
   const running: (ChildProcess | undefined)[] = [];
   const restart = async (index: 0 | 1, keys: readonly MasterKey[]): Promise<void> => {

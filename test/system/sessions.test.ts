@@ -2,10 +2,11 @@
 // over, is known at the other.
 
 import t from 'tap';
+import { takePort } from '../../bench/ports.ts';
 import { eventually } from '../support/eventually.ts';
 import { Fan } from '../support/fan.ts';
 import { elsewhere } from '../support/gateways.ts';
-import { freePort, startRedis } from '../support/redis.ts';
+import { startRedis } from '../support/redis.ts';
 import { tune } from '../support/sale.ts';
 import { createSystem, UNHURRIED } from '../support/system.ts';
 
@@ -21,10 +22,10 @@ t.test('a session taken over, moved or ended by a purchase is refused by every g
     ANTEROOM_VISITOR_PER_SECOND: '10000',
   });
   await system.start();
-  const port = await freePort();
+  const port = await takePort();
   await system.start({
     roles: 'gateway',
-    metricsPort: await freePort(),
+    metricsPort: await takePort(),
     env: {
       ANTEROOM_PORT: String(port),
       ANTEROOM_BOOKING_URL: `http://127.0.0.1:${system.ports.booking}`,

@@ -4,6 +4,7 @@
 
 import type { ChildProcess } from 'node:child_process';
 import t, { type Test } from 'tap';
+import { takePort } from '../../../bench/ports.ts';
 import { parseRoomId } from '../../../kernel/ids.ts';
 import { roomKeys } from '../../../lua/room.ts';
 import { openStream, type TestStream } from '../../support/client.ts';
@@ -11,7 +12,6 @@ import { eventually } from '../../support/eventually.ts';
 import type { Fan } from '../../support/fan.ts';
 import { inTwoSets, notInOne, readEntries, readStanding } from '../../support/line-watch.ts';
 import { startPostgres } from '../../support/postgres.ts';
-import { freePort } from '../../support/redis.ts';
 import { inParallel, joinFans, tune, untilAnswered, untilRefused, untilWell } from '../../support/sale.ts';
 import { type Node, type Sentinels, startSentinels } from '../../support/sentinel.ts';
 import { createSystem, type System } from '../../support/system.ts';
@@ -35,9 +35,9 @@ t.before(async () => {
     ANTEROOM_LOG_LEVEL: 'error',
     ANTEROOM_REDIS_TIMEOUT_MS: '1000',
   });
-  await system.start({ roles: 'admin,dispatcher', metricsPort: await freePort() });
-  await system.start({ roles: 'dispatcher', metricsPort: await freePort() });
-  front = await system.start({ roles: 'gateway,broker', metricsPort: await freePort() });
+  await system.start({ roles: 'admin,dispatcher', metricsPort: await takePort() });
+  await system.start({ roles: 'dispatcher', metricsPort: await takePort() });
+  front = await system.start({ roles: 'gateway,broker', metricsPort: await takePort() });
   await tune(system, { totalActiveUsers: 5, newUsersPerMinute: 150, burst: 5 });
   inside = await joinFans(system, { count: 5, from: 0 });
   await inParallel(inside, 5, async (fan) => {

@@ -3,6 +3,7 @@
 
 import type { ChildProcess } from 'node:child_process';
 import t from 'tap';
+import { takePort } from '../../../bench/ports.ts';
 import { parseRoomId } from '../../../kernel/ids.ts';
 import { roomKeys } from '../../../lua/room.ts';
 import { openStream, type TestStream } from '../../support/client.ts';
@@ -17,7 +18,7 @@ import {
   readStanding,
 } from '../../support/line-watch.ts';
 import { startPostgres } from '../../support/postgres.ts';
-import { freePort, startRedis, type TestRedis } from '../../support/redis.ts';
+import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { joinFans, tune } from '../../support/sale.ts';
 import { createSystem, type System } from '../../support/system.ts';
 
@@ -29,7 +30,7 @@ let system: System;
 const dispatchers: ChildProcess[] = [];
 const fronts: ChildProcess[] = [];
 const start = async (roles: string): Promise<ChildProcess> =>
-  system.start({ roles, metricsPort: await freePort() });
+  system.start({ roles, metricsPort: await takePort() });
 t.before(async () => {
   redis = await startRedis(t, { appendOnly: true });
   const postgres = await startPostgres(t);

@@ -2,6 +2,7 @@
 // processes, a real line over HTTP, and at the end a recount from the sets and from the entry stream alone.
 
 import t from 'tap';
+import { takePort } from '../../../bench/ports.ts';
 import { parseRoomId } from '../../../kernel/ids.ts';
 import { roomKeys } from '../../../lua/room.ts';
 import { eventually } from '../../support/eventually.ts';
@@ -17,7 +18,7 @@ import {
 } from '../../support/line-watch.ts';
 import { startPostgres } from '../../support/postgres.ts';
 import { seedOf } from '../../support/random.ts';
-import { freePort, startRedis, type TestRedis } from '../../support/redis.ts';
+import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { inParallel, joinFans, tune, untilAnswered, untilRefused, untilWell } from '../../support/sale.ts';
 import { createSystem, type System } from '../../support/system.ts';
 
@@ -39,10 +40,10 @@ t.before(async () => {
     ANTEROOM_LOG_LEVEL: 'error',
     ANTEROOM_REDIS_TIMEOUT_MS: '1000',
   });
-  await system.start({ roles: 'admin,dispatcher', metricsPort: await freePort() });
+  await system.start({ roles: 'admin,dispatcher', metricsPort: await takePort() });
   await Promise.all([
-    system.start({ roles: 'dispatcher', metricsPort: await freePort() }),
-    system.start({ roles: 'gateway,broker', metricsPort: await freePort() }),
+    system.start({ roles: 'dispatcher', metricsPort: await takePort() }),
+    system.start({ roles: 'gateway,broker', metricsPort: await takePort() }),
   ]);
 });
 

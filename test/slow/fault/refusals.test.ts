@@ -2,13 +2,14 @@
 // killed and scripts forgotten. Each time a defined answer, and all is well by itself when it is over.
 
 import t, { type Test } from 'tap';
+import { takePort } from '../../../bench/ports.ts';
 import { parseRoomId } from '../../../kernel/ids.ts';
 import { roomKeys } from '../../../lua/room.ts';
 import { eventually } from '../../support/eventually.ts';
 import type { Fan } from '../../support/fan.ts';
 import { inTwoSets, notInOne, promotedTwice, readEntries, readStanding } from '../../support/line-watch.ts';
 import { startPostgres } from '../../support/postgres.ts';
-import { freePort, startRedis, type TestRedis } from '../../support/redis.ts';
+import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { joinFans, newFan, tune, untilAnswered, untilRefused, untilWell } from '../../support/sale.ts';
 import { createSystem, type System } from '../../support/system.ts';
 
@@ -29,7 +30,7 @@ t.before(async () => {
     ANTEROOM_REDIS_TIMEOUT_MS: '1000',
   });
   for (const roles of ['admin,dispatcher', 'gateway,broker']) {
-    const child = await system.start({ roles, metricsPort: await freePort() });
+    const child = await system.start({ roles, metricsPort: await takePort() });
     child.once('exit', () => {
       exits += 1;
     });
@@ -67,7 +68,7 @@ t.test('-OOM: a full Redis refuses new places and throws none away', async (t) =
 });
 
 t.test('-READONLY and -MASTERDOWN: a server that became a replica is not written to', async (t) => {
-  const nowhere = await freePort();
+  const nowhere = await takePort();
   await redis.client.replicaof('127.0.0.1', nowhere);
   await untilRefused(t, system);
   await redis.client.config('SET', 'replica-serve-stale-data', 'no');

@@ -1,13 +1,13 @@
 // The client of a Redis behind Sentinel, on real servers started from the files in deploy/redis.
 
 import t from 'tap';
+import { takePort } from '../../../bench/ports.ts';
 import { readConfig } from '../../../kernel/config.ts';
 import { createLog, silentLog } from '../../../kernel/log.ts';
 import { checkRedisSettings, connectRedis, createRedis } from '../../../kernel/redis.ts';
 import { followStreams } from '../../../kernel/stream.ts';
 import { eventually } from '../../support/eventually.ts';
 import { startFaultProxy } from '../../support/fault-proxy.ts';
-import { freePort } from '../../support/redis.ts';
 import { type Sentinels, startSentinels } from '../../support/sentinel.ts';
 
 t.setTimeout(120_000);
@@ -136,7 +136,7 @@ t.test('told of the failover while it already asks for the new primary, a client
 });
 
 t.test('no sentinel reachable at start: a sentence without the secret, within seconds', async (t) => {
-  const ports = [await freePort(), await freePort()];
+  const ports = [await takePort(), await takePort()];
   const url = `redis+sentinel://:hunter2@127.0.0.1:${ports[0]},127.0.0.1:${ports[1]}/anteroom`;
   const client = createRedis({ url, config, log: silentLog, purpose: 'test' });
   await t.rejects(connectRedis(client, 'these sentinels'), {

@@ -7,12 +7,13 @@ import type { ChildProcess } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import t from 'tap';
+import { takePort } from '../../../bench/ports.ts';
 import { parseRoomId } from '../../../kernel/ids.ts';
 import { notice, roomKeys } from '../../../lua/room.ts';
 import { eventually } from '../../support/eventually.ts';
 import type { Fan } from '../../support/fan.ts';
 import { startPostgres } from '../../support/postgres.ts';
-import { freePort, startRedis, type TestRedis } from '../../support/redis.ts';
+import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { joinFans, tune } from '../../support/sale.ts';
 import { createSystem, type System } from '../../support/system.ts';
 
@@ -27,7 +28,7 @@ let system: System;
 let fans: Fan[];
 const fronts: { child: ChildProcess; metricsPort: number }[] = [];
 const startFront = async (): Promise<void> => {
-  const metricsPort = await freePort();
+  const metricsPort = await takePort();
   fronts.push({ child: await system.start({ roles: 'gateway,broker', metricsPort }), metricsPort });
 };
 t.before(async () => {
@@ -38,7 +39,7 @@ t.before(async () => {
     ANTEROOM_DATABASE_URL: postgres.url,
     ANTEROOM_LOG_LEVEL: 'error',
   });
-  await system.start({ roles: 'admin,dispatcher', metricsPort: await freePort() });
+  await system.start({ roles: 'admin,dispatcher', metricsPort: await takePort() });
   await startFront();
   await startFront();
   await tune(system, { suspended: true, newUsersPerMinute: 6000, totalActiveUsers: 100_000 });
