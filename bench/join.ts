@@ -58,13 +58,16 @@ const runTool = (file: string, words: readonly string[]): Promise<void> =>
 
 /**
  * One slice of redis-benchmark on room.join. The tool puts twelve random digits where it sees `__rand_int__`, so
- * nearly every visitor is new; that the line grew by so many is checked. The tool cannot be told a time, so the
- * number of calls follows the last slice.
+ * nearly every visitor is new; that the line grew by so many is checked. Its digits follow from time(2) ^ getpid(2)
+ * (srandom in redis-benchmark.c), which can be the same for two runs, so each slice has letters of its own before them.
+ * The tool cannot be told a time, so the number of calls follows the last slice.
  */
 const toolSlice = (redis: BenchRedis, room: BenchRoom, micros: number[]) => {
-  const ids = Array.from({ length: JOIN_BATCH }, () => 'AAAA__rand_int__');
   let callsPerSecond = 200;
+  let count = 0;
   return async ({ seconds }: { seconds: number }): Promise<Slice> => {
+    count += 1;
+    const ids = Array.from({ length: JOIN_BATCH }, () => `A${String(count).padStart(3, '0')}__rand_int__`);
     const calls = Math.ceil(callsPerSecond * seconds);
     const lengthBefore = Number(await redis.wire.ask(['ZCARD', room.key('line')]));
     const [cpuBefore, before] = [cpuSecondsOf(redis.pid), await commandStat(redis.wire, 'evalsha')];

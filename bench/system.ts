@@ -3,7 +3,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -57,6 +57,7 @@ const cleanEnvironment = (): Record<string, string> =>
 
 export const startSystem = async (settings: Record<string, string> = {}): Promise<RunningSystem> => {
   const folder = mkdtempSync(join(tmpdir(), 'anteroom-bench-'));
+  chmodSync(folder, 0o711); // Root's PostgreSQL is somebody else, who has to enter it.
   const port = {
     public: await takePort(),
     admin: await takePort(),

@@ -6,6 +6,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { type Clock, systemClock } from './clock.ts';
 import type { Log } from './log.ts';
 
 /** How long a child that was asked to end may take before it is killed. */
@@ -30,11 +31,12 @@ export type Child = {
 export const waitFor = async (
   check: () => boolean | Promise<boolean>,
   withinMs: number,
+  clock: Clock = systemClock,
 ): Promise<boolean> => {
-  const until = performance.now() + withinMs;
+  const until = clock.monotonicMs() + withinMs;
   for (;;) {
     if (await check()) return true;
-    if (performance.now() > until) return false;
+    if (clock.monotonicMs() > until) return false;
     await pause(20);
   }
 };
@@ -116,8 +118,9 @@ export const supervise = async (options: {
   log: Log;
   start(): Promise<Child>;
   end(child: Child): Promise<unknown> | unknown;
+  clock?: Clock;
 }): Promise<Supervised> => {
-  const { name, log, start, end } = options;
+  const { name, log, start, end, clock = systemClock } = options;
   const pauses = new AbortController();
   let mode: 'running' | 'restarting' | 'stopped' = 'running';
   let child = await start();
@@ -145,12 +148,12 @@ export const supervise = async (options: {
 
   let restarting: Promise<void> = Promise.resolve();
   const watch = (watched: Child, attempt: number): void => {
-    const sinceMs = performance.now();
+    const sinceMs = clock.monotonicMs();
     void watched.gone.then((how) => {
       if (mode !== 'running') return;
       mode = 'restarting';
       log.error(`${name}-child-lost`, { how, says: watched.says.join(' | ') });
-      restarting = restart(performance.now() - sinceMs > SETTLED_MS ? 0 : attempt + 1);
+      restarting = restart(clock.monotonicMs() - sinceMs > SETTLED_MS ? 0 : attempt + 1);
     });
   };
   watch(child, -1);

@@ -13,6 +13,11 @@ export const systemClock: Clock = {
   monotonicMs: () => performance.now(),
 };
 
+/** A number from 0 to below 1, to spread what would otherwise happen all at once. Secrets come from node:crypto. */
+export type Chance = () => number;
+
+export const systemChance: Chance = Math.random;
+
 /**
  * Runs `work` once everything that has arrived by now is read, with the monotonic time of now. A timer that judges what
  * is late goes through here: the event loop may come to it before it comes to the socket, so after a pause of the whole

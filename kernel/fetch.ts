@@ -610,9 +610,10 @@ export const createFetcher = (options: {
       }
     },
     async close() {
-      const untilMs = performance.now() + CLOSE_MS;
+      const untilMs = clock.monotonicMs() + CLOSE_MS;
       const isBusy = () => [...lanes].some(({ count }) => count > 0);
-      while (isBusy() && performance.now() < untilMs) await new Promise((resolve) => setTimeout(resolve, 10));
+      while (isBusy() && clock.monotonicMs() < untilMs)
+        await new Promise((resolve) => setTimeout(resolve, 10));
       await Promise.all([...lanes].map((lane) => lane.destroy()));
     },
   };

@@ -206,7 +206,7 @@ export const createServer = (options: ServerOptions): Server => {
     const observers = x.observers ?? noRoute;
     const group = Math.floor(status / 100);
     const tell = observers.get(x.method)?.[group] ?? observerOf(observers, x, group);
-    tell((performance.now() - x.startedMs) / 1000);
+    tell((clock.monotonicMs() - x.startedMs) / 1000);
   };
   const observerOf = (observers: Observers, x: Wired, group: number): ((seconds: number) => void) => {
     // A label takes only words we know: a stranger may invent methods without end.
@@ -658,7 +658,7 @@ export const createServer = (options: ServerOptions): Server => {
       head,
       trust,
       isBelieved,
-      startedMs: observer === undefined && tracer === undefined ? 0 : performance.now(),
+      startedMs: observer === undefined && tracer === undefined ? 0 : clock.monotonicMs(),
     });
     current = x;
     const givenId = x.believed('x-request-id');
@@ -819,13 +819,13 @@ export const createServer = (options: ServerOptions): Server => {
   };
 
   const settled = async (graceMs: number, lingerMs: number): Promise<void> => {
-    const untilMs = performance.now() + graceMs;
+    const untilMs = clock.monotonicMs() + graceMs;
     const isAwaited = (nowMs: number): boolean =>
       pendingCount > 0 || (connectionCount > links.size + tunnels.size && nowMs - openedAtMs < lingerMs);
     const soon = (): Promise<number> =>
       new Promise((resolve) => setTimeout(() => afterReading(clock, resolve), 10));
     // The youngest connection has waited for nothing yet when we first look.
-    for (let nowMs = openedAtMs; performance.now() < untilMs && isAwaited(nowMs); ) nowMs = await soon();
+    for (let nowMs = openedAtMs; clock.monotonicMs() < untilMs && isAwaited(nowMs); ) nowMs = await soon();
   };
 
   let closing: Promise<void> | undefined;

@@ -13,6 +13,7 @@
 
 import { randomBytes } from 'node:crypto';
 import { open, readFile, rename, rm } from 'node:fs/promises';
+import { systemClock } from './clock.ts';
 
 export type MasterKey = { kid: string; secret: Buffer };
 
@@ -79,7 +80,7 @@ export const madeAtMs = (kid: string): number | undefined => {
 };
 
 /** One new key in the form parseKeys takes. */
-export const generateKey = (kid: string = newKid(Date.now(), [])): string =>
+export const generateKey = (kid: string = newKid(systemClock.nowMs(), [])): string =>
   formatKeys([{ kid, secret: randomBytes(SECRET_BYTES) }]);
 
 /** What a new site needs: a key that signs, and the root. */

@@ -4,6 +4,7 @@
 // answers nor closes is left: by its silence, and with Sentinel as soon as the sentinels name another primary.
 
 import { Redis, type RedisOptions, SentinelConnector } from 'ioredis';
+import { type Chance, systemChance } from './clock.ts';
 import type { Config } from './config.ts';
 import { Refusal } from './errors.ts';
 import type { Log } from './log.ts';
@@ -123,8 +124,9 @@ export const createRedis = (options: {
   blocking?: boolean;
   /** Gives every script of the line that runs during a request a span, by its name alone. */
   tracer?: Tracer | undefined;
+  chance?: Chance;
 }): Redis => {
-  const { url, config, log, purpose } = options;
+  const { url, config, log, purpose, chance = systemChance } = options;
   const parsed = parseRedisPlace(url);
   if (parsed.outcome === 'fault') throw new Error(`ANTEROOM_REDIS_URL ${parsed.says}`);
   const { place } = parsed;
@@ -142,8 +144,7 @@ export const createRedis = (options: {
     autoResendUnfulfilledCommands: false,
     enableOfflineQueue: false,
     maxLoadingRetryTime: LOADING_RETRY_MS,
-    retryStrategy: (times) =>
-      Math.min(50 * 2 ** Math.min(times, 6), RECONNECT_MS_MAX) * (0.5 + Math.random() / 2),
+    retryStrategy: (times) => Math.min(50 * 2 ** Math.min(times, 6), RECONNECT_MS_MAX) * (0.5 + chance() / 2),
     reconnectOnError: (error) => (LEAVE_SERVER.test(error.message) ? 1 : false),
     ...placeSettings(place, config.sentinelPassword),
   };

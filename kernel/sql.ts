@@ -7,6 +7,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
+import { type Chance, systemChance } from './clock.ts';
 import type { Config } from './config.ts';
 import { Refusal } from './errors.ts';
 import type { Log } from './log.ts';
@@ -61,13 +62,13 @@ const safely = async <T>(work: Promise<T>): Promise<T> => {
 };
 
 /** Runs `once` again, after a short random pause, when it lost against another transaction. */
-const repeated = async <T>(once: () => Promise<T>): Promise<T> => {
+const repeated = async <T>(once: () => Promise<T>, chance: Chance): Promise<T> => {
   for (let tries = 1; ; tries++) {
     try {
       return await once();
     } catch (error) {
       if (tries >= TRIES_MAX || !isRepeatable(error)) throw error;
-      await new Promise((resolve) => setTimeout(resolve, Math.random() * 20 * tries));
+      await new Promise((resolve) => setTimeout(resolve, chance() * 20 * tries));
     }
   }
 };
@@ -83,7 +84,8 @@ const readInt8 = (text: string): number | bigint => {
 type SqlConfig = Pick<Config, 'databaseUrl' | 'databasePoolMax' | 'databaseTimeoutMs'>;
 
 /** Connects to `databaseUrl`, or throws with a sentence an operator can act on. */
-export const createSql = async ({ config, log }: { config: SqlConfig; log: Log }): Promise<Sql> => {
+export const createSql = async (options: { config: SqlConfig; log: Log; chance?: Chance }): Promise<Sql> => {
+  const { config, log, chance = systemChance } = options;
   const pool = new pg.Pool({
     connectionString: config.databaseUrl,
     max: config.databasePoolMax,
@@ -140,7 +142,7 @@ export const createSql = async ({ config, log }: { config: SqlConfig; log: Log }
           client.off('error', lost);
           client.release(broken);
         }
-      }),
+      }, chance),
     close: () => {
       closed ??= pool.end();
       return closed;

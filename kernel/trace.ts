@@ -8,7 +8,7 @@
 
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes } from 'node:crypto';
-import { afterReading, systemClock } from './clock.ts';
+import { afterReading, type Clock, systemClock } from './clock.ts';
 import { createFetcher, type Fetcher } from './fetch.ts';
 import type { Metrics } from './metrics.ts';
 import { newSpanId, type Trace, traceparentOf } from './traceparent.ts';
@@ -25,7 +25,7 @@ export type Span = {
 };
 
 export type Tracer = {
-  /** Begins the span of a request. `startedMs` is of performance.now(). */
+  /** Begins the span of a request. `startedMs` is of the clock's monotonicMs. */
   request(seen: {
     trace: Trace;
     requestId: string;
@@ -77,9 +77,6 @@ const attributesOf = (attributes: Attributes): unknown[] =>
     value: typeof value === 'string' ? { stringValue: value } : { intValue: String(value) },
   }));
 
-/** Nanoseconds as text; a double holds microseconds of our time exactly, and not more. */
-const nanos = (ms: number): string => `${Math.round((performance.timeOrigin + ms) * 1000)}000`;
-
 /** The kind of a fault, never its message: those may quote what somebody sent. */
 const kindOf = (error: unknown): string => (error instanceof Error ? error.name : 'unknown');
 
@@ -90,9 +87,13 @@ export const createTracer = (options: {
   fault: (error: unknown) => void;
   roles?: readonly string[];
   queueMax?: number;
+  clock?: Clock;
 }): Tracer | undefined => {
-  const { config, metrics, fault, queueMax = QUEUE_MAX } = options;
+  const { config, metrics, fault, queueMax = QUEUE_MAX, clock = systemClock } = options;
   if (config.otlpUrl === '') return undefined;
+  const originMs = clock.nowMs() - clock.monotonicMs();
+  /** Nanoseconds as text; a double holds microseconds of our time exactly, and not more. */
+  const nanos = (ms: number): string => `${Math.round((originMs + ms) * 1000)}000`;
   const collector = new URL(config.otlpUrl);
   const path = `${collector.pathname.replace(/\/$/, '')}/v1/traces`;
   const sender = createFetcher({ connectionsMax: 1, headersTimeoutMs: SEND_MS_MAX });
@@ -171,7 +172,7 @@ export const createTracer = (options: {
     if (parent === undefined || parent.over() || !parent.trace.sampled) return work(undefined);
     const { trace } = parent;
     const spanId = newSpanId();
-    const startedMs = performance.now();
+    const startedMs = clock.monotonicMs();
     const finish = (more: Attributes, isError: boolean): void =>
       record({
         traceId: trace.traceId,
@@ -180,7 +181,7 @@ export const createTracer = (options: {
         name,
         kind: KIND.client,
         startTimeUnixNano: nanos(startedMs),
-        endTimeUnixNano: nanos(performance.now()),
+        endTimeUnixNano: nanos(clock.monotonicMs()),
         attributes: attributesOf({ ...attributes, ...more }),
         status: isError ? { code: STATUS_ERROR } : {},
       });
@@ -217,7 +218,7 @@ export const createTracer = (options: {
             name: `${method} ${route}`,
             kind: KIND.server,
             startTimeUnixNano: nanos(startedMs),
-            endTimeUnixNano: nanos(performance.now()),
+            endTimeUnixNano: nanos(clock.monotonicMs()),
             attributes: attributesOf({
               'http.request.method': method,
               'http.route': route,

@@ -25,7 +25,7 @@ import { type Failure, type Report, readReport } from './tap-report.ts';
 type Tier = { folder: string; jobs: number; mercy: boolean };
 
 // Many files of system and browser wait for something most of the time, so more run than there are cores.
-const JOBS = availableParallelism() + 1;
+const JOBS = availableParallelism() + 2;
 const TIERS: Record<string, Tier> = {
   rules: { folder: 'test/rules', jobs: JOBS, mercy: false },
   browser: { folder: 'test/browser', jobs: 1, mercy: true },

@@ -27,7 +27,7 @@ const main = async (): Promise<void> => {
   const endings: (() => unknown)[] = [];
   try {
     const { run } = await startFuzz({ teardown: (work) => endings.unshift(work) }, console.log);
-    const tally = await run({ way, seconds, seed, ...(only === undefined ? {} : { only }) });
+    const tally = await run({ way, until: { seconds }, seed, ...(only === undefined ? {} : { only }) });
     const { requests, crashes, hangs, misread, pauses } = tally;
     const longestMs = Math.max(0, ...pauses.map(({ fromMs, untilMs }) => untilMs - fromMs));
     console.log(

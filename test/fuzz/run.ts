@@ -29,7 +29,8 @@ export const WAYS: readonly Way[] = ['straight', 'nginx', 'haproxy'];
 
 export type FuzzOptions = {
   way: Way;
-  seconds: number;
+  /** How long it sends, or how many cases. */
+  until: { seconds: number } | { cases: number };
   seed: number;
   /** Only this one, for a replay. */
   only?: number;
@@ -238,7 +239,7 @@ export const startFuzz = async (
       ],
     });
 
-  const run = async ({ way, seconds, seed, only }: FuzzOptions): Promise<FuzzTally> => {
+  const run = async ({ way, until, seed, only }: FuzzOptions): Promise<FuzzTally> => {
     tally = emptyTally();
     replay = `--seed ${seed}${way === 'straight' ? '' : ` --behind ${way}`}`;
     const port = await portOf(way);
@@ -346,10 +347,12 @@ export const startFuzz = async (
       say(`${escaped(came)}\n${closed ? 'closed' : 'left open'} after ${Math.round(untilMs - fromMs)} ms`);
       await tryOne(only);
     } else {
-      const untilMs = performance.now() + seconds * 1000;
+      const begunMs = performance.now();
       let index = 0;
+      const isOver = (): boolean =>
+        'cases' in until ? index >= until.cases : performance.now() >= begunMs + until.seconds * 1000;
       const worker = async (): Promise<void> => {
-        while (performance.now() < untilMs && !over) {
+        while (!isOver() && !over) {
           index += 1;
           await tryOne(index);
         }

@@ -50,6 +50,12 @@ rule('the environment is read in one place', (found) => {
       found.notMatch(read(path), /process\.env\b/, path);
 });
 
+rule('the kernel takes time and chance as parts, so that a test can move them', (found) => {
+  for (const path of ours)
+    if (path.startsWith('kernel/') && path !== 'kernel/clock.ts')
+      found.notMatch(read(path), /\b(Date\.now|performance\.now|Math\.random)\(/, path);
+});
+
 rule('nobody prints but the tools', (found) => {
   for (const path of ours)
     if (!MAY_PRINT.test(path))
