@@ -26,17 +26,22 @@ const within = async (ms: number, work: Promise<unknown>): Promise<boolean> => {
 
 export const createStops = ({ stopMs, log }: { stopMs: number; log: Log }): Stops => {
   const parts: Part[] = [];
+  const stopEach = async (): Promise<void> => {
+    for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
+      const { name, withinMs = stopMs } = part;
+      try {
+        if (!(await within(withinMs, Promise.resolve(part.stop())))) log.warn('stop-late', { part: name });
+      } catch (error) {
+        log.error('stop-failed', { part: name, error: error instanceof Error ? error : String(error) });
+      }
+    }
+  };
+  let stopped: Promise<void> | undefined;
   return {
     add: (part) => void parts.push(part),
-    async all() {
-      for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
-        const { name, withinMs = stopMs } = part;
-        try {
-          if (!(await within(withinMs, Promise.resolve(part.stop())))) log.warn('stop-late', { part: name });
-        } catch (error) {
-          log.error('stop-failed', { part: name, error: error instanceof Error ? error : String(error) });
-        }
-      }
+    all() {
+      stopped ??= stopEach();
+      return stopped;
     },
   };
 };

@@ -111,7 +111,7 @@ export const startFleet = async (options: { appendOnly: boolean }): Promise<Flee
       },
       async createLine({ name, settings, fans, held = false }) {
         const room = await createRoom(redis.wire, { name, settings });
-        if (held) await redis.wire.ask(['HSET', room.key('room'), 'tokens', OWED]);
+        if (held) await hold(redis, room);
         const roomId = name as Parameters<typeof placeIdOf>[1]['room']; // The bench's own names are in form.
         const visitors = Array.from({ length: fans }, newVisitor);
         const places = visitors.map((visitor) => placeIdOf(salt, { room: roomId, sale: 1, visitor }));

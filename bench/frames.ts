@@ -30,7 +30,7 @@ const ARRIVE_MS_MAX = 10_000;
 
 type Plan = { fans: number; seconds: number; beats: number };
 type Slice = { frames: number; cpu: number; seconds: number; bytes: number };
-type Subject = { name: string; slice(): Promise<Slice>; pid: number };
+type Subject = { name: string; slice(): Promise<Slice> };
 
 const planFor = (quick: boolean): Plan =>
   quick ? { fans: 1000, seconds: 1, beats: 4 } : { fans: 10_000, seconds: 2, beats: 3 };
@@ -41,7 +41,6 @@ const broadcastSubject = (
   { sender, holder, plan, idle = 0 }: { sender: Sender; holder: Holder; plan: Plan; idle?: number },
 ): Subject => ({
   name,
-  pid: sender.pid,
   async slice() {
     const total = plan.seconds * plan.beats;
     const [before, cpu, begun] = [await holder.count(), cpuSecondsExact(sender.pid), performance.now()];
@@ -104,16 +103,21 @@ const besideSubject = async (
 
 type Ours = { subject: Subject; idle: number };
 
+/** A broker of ours on a port and a core of its own, and how its fans ask for what it holds. */
+const startOurs = async ({ fleet, line, mode }: { fleet: Fleet; line: Line; mode: 'sse' | 'ws' }) => {
+  const port = await takePort();
+  const broker = await fleet.startBroker(port);
+  pinAll([broker.pid]);
+  return { broker, asked: { port, ...(mode === 'sse' ? line.events : line.socket), fans: line.cookies } };
+};
+
 const sharedSubject = async (
   name: string,
   options: { fleet: Fleet; line: Line; keep: Keep; plan: Plan; mode: 'sse' | 'ws' },
 ): Promise<Ours> => {
-  const { fleet, line, keep, plan, mode } = options;
-  const port = await takePort();
-  const broker = await fleet.startBroker(port);
-  pinAll([broker.pid]);
-  const from = mode === 'sse' ? line.events : line.socket;
-  const holder = keep(await startHeld({ port, ...from, fans: line.cookies }, plan.fans));
+  const { fleet, keep, plan } = options;
+  const { broker, asked } = await startOurs(options);
+  const holder = keep(await startHeld(asked, plan.fans));
   const { wire } = fleet.redis;
   const notice = await loadScript(wire, 'room.notice');
   let said = 0;
@@ -124,7 +128,7 @@ const sharedSubject = async (
   };
   await pause(2000);
   const idle = await idleOf(broker.pid, 2 * plan.seconds);
-  const sender = { pid: broker.pid, port, say, stop: broker.stop };
+  const sender = { pid: broker.pid, port: asked.port, say, stop: broker.stop };
   return { subject: broadcastSubject(name, { sender, holder, plan, idle }), idle };
 };
 
@@ -133,12 +137,9 @@ const personalSubject = async (
   name: string,
   options: { fleet: Fleet; line: Line; keep: Keep; plan: Plan; mode: 'sse' | 'ws' },
 ): Promise<Ours> => {
-  const { fleet, line, keep, plan, mode } = options;
-  const port = await takePort();
-  const broker = await fleet.startBroker(port);
-  pinAll([broker.pid]);
-  const from = mode === 'sse' ? line.events : line.socket;
-  const holder = keep(startHolder({ port, ...from, fans: line.cookies }));
+  const { keep, plan } = options;
+  const { broker, asked } = await startOurs(options);
+  const holder = keep(startHolder(asked));
   await pause(2000);
   const idle = await idleOf(broker.pid, 2 * plan.seconds);
   const slice = async (): Promise<Slice> => {
@@ -160,7 +161,7 @@ const personalSubject = async (
       seconds,
     };
   };
-  return { subject: { name, slice, pid: broker.pid }, idle };
+  return { subject: { name, slice }, idle };
 };
 
 type Verdict = { of: string; to: string; wanted: string };

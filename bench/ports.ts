@@ -1,6 +1,5 @@
-// Ports for servers that a bench or a test starts. A number is looked at and opened later, by another process, so it is
-// also taken: among our own processes a lock file for each number has one owner, which is gone when the process is.
-// Numbers lie below those that systems give to outgoing connections, of which a bench opens tens of thousands.
+// Ports for servers that a bench or a test starts. A port is checked here and opened later, often by another process. So
+// each number is also reserved by a lock file, which one process of ours holds until it ends. Numbers lie below those that systems give to outgoing connections, of which a bench opens tens of thousands.
 
 import { randomInt } from 'node:crypto';
 import { rmSync } from 'node:fs';

@@ -209,7 +209,6 @@ export const runSoak = async (
     });
     const told = new Map<number, number>();
     const denied = new Set<number>();
-    const news = { ended: 0, none: 0 };
     crew = startCrew(line, {
       port: fleet.port,
       holders: Math.ceil(fans / PER_HOLDER),
@@ -219,10 +218,7 @@ export const runSoak = async (
       says(heard) {
         if (heard.kind === 'promoted' && !told.has(heard.fan)) told.set(heard.fan, heard.atMs);
         const isDenied = heard.kind === 'ended' || (heard.kind === 'state' && heard.is === 'none');
-        if (!isDenied || told.has(heard.fan)) return;
-        denied.add(heard.fan);
-        if (heard.kind === 'ended') news.ended += 1;
-        else news.none += 1;
+        if (isDenied && !told.has(heard.fan)) denied.add(heard.fan);
       },
     });
     const opening = performance.now();

@@ -8,8 +8,9 @@ import { quantile } from './entries.ts';
 import { startFleet } from './fleet.ts';
 import { HELD_MAX, type Holder, type HolderOptions, startHolder } from './holder.ts';
 import { cpuSecondsExact } from './machine.ts';
+import { commandsOf } from './ordinary.ts';
 import { takePort } from './ports.ts';
-import { type BenchRedis, commandStat, infoOf } from './redis.ts';
+import { type BenchRedis, commandStat } from './redis.ts';
 import { type Row, rounded } from './report.ts';
 import { interleave, medianOf, ratioOf, STEAL_MAX } from './rounds.ts';
 import { pause } from './system.ts';
@@ -25,12 +26,10 @@ const STREAMS_MAX = HELD_MAX + 2 * VISITS.each;
 type Slice = { seconds: number; p50: number; cpu: number; wrong: number; calls: number; commands: number };
 
 /** Calls of clients, and everything with what scripts do inside. */
-const commandsOf = async ({ wire }: BenchRedis): Promise<{ calls: number; commands: number }> => {
-  let commands = 0;
-  for (const line of (await infoOf(wire, 'commandstats')).values())
-    commands += Number(/^calls=(\d+)/.exec(line)?.[1] ?? 0);
-  return { commands, calls: (await commandStat(wire, 'evalsha')).calls };
-};
+const askedOf = async (redis: BenchRedis): Promise<{ calls: number; commands: number }> => ({
+  commands: await commandsOf(redis),
+  calls: (await commandStat(redis.wire, 'evalsha')).calls,
+});
 
 type Server = { pid: number; stop(): Promise<void> };
 
@@ -84,9 +83,9 @@ export const runStorm = async (
       holder.open(fans);
       await holder.settled();
     }
-    const idleFrom = await commandsOf(fleet.redis);
+    const idleFrom = await askedOf(fleet.redis);
     await pause(IDLE_MS);
-    const idleTo = await commandsOf(fleet.redis);
+    const idleTo = await askedOf(fleet.redis);
     const idle = {
       calls: (idleTo.calls - idleFrom.calls) / IDLE_MS,
       commands: (idleTo.commands - idleFrom.commands) / IDLE_MS,
@@ -105,12 +104,12 @@ export const runStorm = async (
       await pause(1500);
       firsts = [];
       const { losses } = await holder.count();
-      const [asked, cpu, begun] = [await commandsOf(fleet.redis), cpuSecondsExact(next.pid), Date.now()];
+      const [asked, cpu, begun] = [await askedOf(fleet.redis), cpuSecondsExact(next.pid), Date.now()];
       process.kill(current.get(name)!.pid, 'SIGKILL');
       const settledAtMs = await holder.back({ fans, losses: losses + fans, sinceMs: begun });
       const tookMs = settledAtMs - begun;
       const used = cpuSecondsExact(next.pid) - cpu;
-      const after = await commandsOf(fleet.redis);
+      const after = await askedOf(fleet.redis);
       const spanMs = Date.now() - begun;
       current.set(name, next);
       const counters = await holder.count();

@@ -182,6 +182,9 @@ export const createBroker = (options: {
   });
 
   const due = (connection: Connection, lateMs: number): void => {
+    // Closed while everybody in its room was told something in slices, and written down to be told more.
+    if (connection.link === undefined) return;
+    if (telling.isExpired(connection)) return telling.ended(connection, 'tokenExpired');
     // Nothing is known of the place, or there was none: the state in Redis may be another by now.
     const isOpenQuestion = connection.state === 'unknown' || connection.state === 'none';
     if (isOpenQuestion) void settling.lookUp(connection);

@@ -30,7 +30,10 @@ export const cellOf = (address: string, seed: number): number => {
 export type StreamLimits = {
   /** Throws `streams-full` when the process holds as many as it may. */
   whole(): void;
-  /** Counts one more of this visitor and address, and answers the cell to give back; throws the refusals. */
+  /**
+   * Checks the limits of process, visitor and address, counts one more of the address, and answers the cell to give
+   * back; throws the refusals. The visitor's streams are counted by the registry.
+   */
   take(room: HeldRoom, placeId: PlaceId, address: string): number;
   give(cell: number): void;
 };

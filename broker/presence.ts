@@ -15,7 +15,7 @@ const HERE_MAX = 500;
 export type Presence = {
   /** Says soon that this place was heard from. */
   soon(room: HeldRoom, placeId: PlaceId): void;
-  /** One walk over each room: renews the leases that are due. At most once a snapshot. */
+  /** Walks each room after every read of the snapshots, and renews the leases that are due. */
   walk(nowMs: number): void;
   /** Writes what there is to write, unless it is being written. Never rejects. */
   flush(): Promise<void>;
@@ -51,7 +51,7 @@ export const createPresence = (options: {
     const { nearScore } = snapshot;
     const isQuiet = nowS - room.saidAtS >= leaseS;
     for (const connection of room.all) {
-      if (connection.state !== 'waiting') continue;
+      if (connection.state !== 'waiting' && connection.state !== 'parked') continue;
       if (isQuiet && room.saidAtS !== nowS) {
         room.saidAtS = nowS;
         setOf(room);
@@ -93,7 +93,7 @@ export const createPresence = (options: {
           await write(room, [...set]);
         }
       } catch (error) {
-        // The lease is a third of the grace: the next walk says it again in time.
+        // Presence is renewed every third of the grace, so the next walk repeats it in time.
         log.debug('here-failed', { error: error instanceof Error ? error : String(error) });
       } finally {
         isWriting = false;

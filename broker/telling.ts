@@ -37,6 +37,8 @@ export type Telling = {
   missed(connection: Connection): void;
   /** Says why and closes. */
   ended(connection: Connection, ending: Ending): void;
+  /** Whether the user token that it was opened with has run out. */
+  isExpired(connection: Connection): boolean;
   /** What is due: a position, or the state again as a sign of life. Says how late it was. */
   due(connection: Connection, lateMs: number): void;
   /** The notice of the room, to one who opens. */
@@ -110,7 +112,7 @@ export const createTelling = (options: {
 
   const position = (connection: Connection, first: boolean): void => {
     const now = tick(connection.room);
-    if (connection.link === undefined || now === undefined) return later(connection, UNSEEN_MS);
+    if (now === undefined) return later(connection, UNSEEN_MS);
     const { transport } = connection;
     // Before opening nobody has a position that means anything, and a draw must not show one.
     if (now.gate === 'notOpen') {
@@ -177,9 +179,8 @@ export const createTelling = (options: {
       later(connection, HEARTBEAT_MS);
     },
     ended,
+    isExpired: ({ untilS }) => untilS > 0 && view.redisNowMs() >= untilS * 1000,
     due(connection, lateMs) {
-      const { untilS } = connection;
-      if (untilS > 0 && view.redisNowMs() >= untilS * 1000) return ended(connection, 'tokenExpired');
       if (!isInLine(connection)) {
         // Nothing new to say: the state again is the heartbeat.
         state(connection, connection.state);

@@ -33,7 +33,7 @@ export type StateMessage = {
   verdict?: 'challenge' | 'tarpit' | 'block';
   opensAtMs?: number;
   /** What keeps the line from moving; `open` when nothing does. */
-  gate?: 'open' | 'suspended' | 'queueAll' | 'notOpen' | 'closed' | 'recovering';
+  gate?: 'open' | 'suspended' | 'queueAll' | 'passthrough' | 'notOpen' | 'closed' | 'recovering';
   suspended?: boolean;
   /** With `parked`: a turn went by unclaimed, and only an act of the visitor (`join`) brings the place back. */
   missed?: boolean;

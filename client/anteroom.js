@@ -14,7 +14,7 @@ const TRANSPORTS = ['events', 'socket', 'poll'];
 const POLL = 2;
 // A proxy that buffers lets a stream open and then passes nothing on; the first words come at once by contract.
 const FIRST_WORDS_MS = 10_000;
-// The slowest cadence is 30 s. Twice that and a half without a word is a dead connection.
+// A stream speaks at least every 25 s. Three times that without a word is a dead connection.
 const SILENT_MS = 75_000;
 const REQUEST_MS = 10_000;
 const BACKOFF_BASE_MS = 500;

@@ -61,7 +61,7 @@ export const framed =
     }
   };
 
-const GZIP = /(?:^|,)\s*gzip\s*(?!;\s*q=0(?:\.0*)?\s*(?:,|$))/i;
+const GZIP = /(?:^|,)\s*gzip(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))/i;
 
 const assetAnswer = (
   asset: Asset,

@@ -7,6 +7,7 @@ import type { Fetched, Fetcher } from '../kernel/fetch.ts';
 import type { FlatHeaders } from '../kernel/head.ts';
 import type { Answer, Request } from '../kernel/http.ts';
 import type { Metrics } from '../kernel/metrics.ts';
+import { createRecent } from '../kernel/recent.ts';
 import { traceparentOf } from '../kernel/traceparent.ts';
 
 type Header = readonly [name: string, value: string];
@@ -50,19 +51,13 @@ const NOT_TO_CLIENT = new Set([
 const isOurs = (name: string): boolean => name.startsWith('anteroom-');
 const OWN_COOKIE = /^(?:__Host-)?ar_/;
 
-/** Names that were looked at before, and what becomes of them. A stranger may bring any number. */
-const createKnownNames = (look: (name: string) => boolean): ((name: string) => boolean) => {
-  const known = new Map<string, boolean>();
-  return (name) => {
-    const before = known.get(name);
-    if (before !== undefined) return before;
-    if (known.size >= KNOWN_NAMES_MAX) known.clear();
-    const found = look(name);
-    known.set(name, found);
-    return found;
-  };
-};
 const KNOWN_NAMES_MAX = 500;
+
+/** Remembers what becomes of a name. A stranger may bring any number. */
+const createKnownNames = (look: (name: string) => boolean): ((name: string) => boolean) => {
+  const known = createRecent<string, boolean>(KNOWN_NAMES_MAX);
+  return (name) => known.get(name) ?? known.set(name, look(name));
+};
 
 const isStopped = createKnownNames(
   (name) =>

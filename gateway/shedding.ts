@@ -5,6 +5,7 @@
 import { problemFrom } from '../kernel/answer.ts';
 import type { Config } from '../kernel/config.ts';
 import type { Answer } from '../kernel/http.ts';
+import { createRecent } from '../kernel/recent.ts';
 import type { Refuse } from '../kernel/server.ts';
 import { costs, type Limits } from './limits.ts';
 
@@ -17,17 +18,13 @@ export const createShedding = (options: {
   limits: Pick<Limits, 'shed' | 'refusal'>;
 }): Refuse => {
   const { config, limits } = options;
-  const ready = new Map<number, Answer>();
+  const ready = createRecent<number, Answer>(READY_MAX);
   let refusals = 0;
   return (request) => {
     const taken = limits.shed({ address: request.address, cost: costs.join });
     if (taken.outcome === 'taken') return undefined;
-    let answer = ready.get(taken.retryAfterMs);
-    if (answer === undefined) {
-      if (ready.size >= READY_MAX) ready.clear();
-      answer = problemFrom(limits.refusal(taken));
-      ready.set(taken.retryAfterMs, answer);
-    }
+    const { retryAfterMs } = taken;
+    const answer = ready.get(retryAfterMs) ?? ready.set(retryAfterMs, problemFrom(limits.refusal(taken)));
     refusals += 1;
     // A proxy's connection carries other people's requests as well.
     return { answer, close: refusals % config.refusalsPerClose === 0 && !request.viaProxy };

@@ -105,19 +105,21 @@ export const untilReady = async (
 export type Supervised = {
   /** The process number of the child that runs now. */
   readonly pid: number;
-  /** Ends the child; kills it after STOP_MS_MAX. Safe to call twice. */
+  /** Ends the child, with everything written; kills it after STOP_MS_MAX. Safe to call twice. */
   stop(): Promise<void>;
 };
 
 /**
  * Keeps a child running. Modes: running → (child lost) restarting → running …; stopped is final. Writes
- * `<name>-child-lost`, `-back` and `-killed` to the log. `end` asks a child to end, and need not wait for it.
+ * `<name>-child-lost`, `-back` and `-killed` to the log. `end` asks a child to end, and need not wait for it; `ended`
+ * runs once, when the last child is gone.
  */
 export const supervise = async (options: {
   name: 'redis' | 'postgres';
   log: Log;
   start(): Promise<Child>;
   end(child: Child): Promise<unknown> | unknown;
+  ended(): void;
   clock?: Clock;
 }): Promise<Supervised> => {
   const { name, log, start, end, clock = systemClock } = options;
@@ -158,10 +160,7 @@ export const supervise = async (options: {
   };
   watch(child, -1);
 
-  const stop = async (): Promise<void> => {
-    mode = 'stopped';
-    pauses.abort();
-    await restarting;
+  const endLast = async (): Promise<void> => {
     // An exited child has nothing to be asked; asking it again would only time out.
     if (hasEnded(child)) return;
     const asked = Promise.resolve(end(child));
@@ -174,6 +173,13 @@ export const supervise = async (options: {
     log.warn(`${name}-child-killed`, { says: `did not end within ${STOP_MS_MAX} ms` });
     child.process.kill('SIGKILL');
     await child.gone;
+  };
+  const stop = async (): Promise<void> => {
+    mode = 'stopped';
+    pauses.abort();
+    await restarting;
+    await endLast();
+    options.ended();
   };
   let stopped: Promise<void> | undefined;
   return {

@@ -473,7 +473,7 @@ export const configTable = {
     5,
     1,
     1_000_000,
-    'Of the joins that are refused because their address asks too often, every so-manyth also loses its connection: a flood must open new ones all the time. Connections of trusted proxies stay.',
+    'Of the joins that are refused because their address asks too often, one in this many also loses its connection: a flood must open new ones all the time. Connections of trusted proxies stay.',
   ),
   roomJoinsPerSecond: integer(
     'ANTEROOM_ROOM_JOINS_PER_SECOND',

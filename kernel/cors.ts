@@ -36,14 +36,15 @@ export const withCors = (server: Server, options: { origins: readonly string[]; 
           ['access-control-expose-headers', EXPOSED],
         ];
 
+  /** Its prepared lines would hide the headers that are added. */
+  const withHeaders = ({ lines: _, ...answer }: Answer, more: HeaderList): Answer => ({
+    ...answer,
+    headers: [...(answer.headers ?? []), ...more],
+  });
   const added = (result: Answer | Stream, more: HeaderList): Answer | Stream => {
-    const headers = [...(result.headers ?? []), ...more];
-    if (!('stream' in result)) {
-      const { lines: _, ...answer } = result;
-      return { ...answer, headers };
-    }
+    if (!('stream' in result)) return withHeaders(result, more);
     // What answers for a stream lives as long as it, and may be more than its own members: no copy is made of it.
-    result.headers = headers;
+    result.headers = [...(result.headers ?? []), ...more];
     return result;
   };
   const refused = (error: unknown, more: HeaderList): unknown =>
@@ -78,8 +79,7 @@ export const withCors = (server: Server, options: { origins: readonly string[]; 
     (request) => {
       const given = refuse(request);
       if (given === undefined) return undefined;
-      const headers = [...(given.answer.headers ?? []), ...headersFor(request.header('origin'))];
-      return { answer: { ...given.answer, headers }, close: given.close };
+      return { ...given, answer: withHeaders(given.answer, headersFor(request.header('origin'))) };
     };
 
   const preflight =

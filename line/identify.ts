@@ -1,6 +1,7 @@
 // Whose place a request speaks for. Identity comes from a verified user token, a signed visitor cookie or a signed
-// receipt (given, in a cookie, or in a header where cookies do not come along), never from anything else in the request. When several are shown, the one that holds a place wins; when
-// several hold one, the place that is furthest on (docs/decisions/0010-who-a-request-speaks-for.md).
+// receipt (given, in a cookie, or in a header where cookies do not come along), never from anything else in the
+// request. When several are shown, the one that holds a place wins; when several hold one, the place that is furthest
+// on (docs/decisions/0010-who-a-request-speaks-for.md).
 
 import { Refusal } from '../kernel/errors.ts';
 import type { Request } from '../kernel/http.ts';

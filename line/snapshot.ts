@@ -117,7 +117,11 @@ const isOfLine = (before: Snapshot | undefined, epoch: number, settings: Setting
   before?.epoch === epoch && before.settings.sale === settings.sale;
 
 /** The snapshot before, if what people were told then still binds: same line, and positions were told at all. */
-const bindingOf = (before: Snapshot | undefined, epoch: number, settings: Settings): Snapshot | undefined =>
+export const bindingOf = (
+  before: Snapshot | undefined,
+  epoch: number,
+  settings: Settings,
+): Snapshot | undefined =>
   isOfLine(before, epoch, settings) && before.atMs >= settings.opensAt ? before : undefined;
 
 /** What was counted before, if it says something of this line now: no lots have been drawn since. */

@@ -4,6 +4,7 @@
 import type { Measured } from '../lua/room.ts';
 import { isCoarse, isPoor, planAnchors, planCounts } from './anchors.ts';
 import {
+  bindingOf,
   type Composed,
   composeSnapshot,
   isDrawing,
@@ -38,13 +39,6 @@ const planAfter = (ground: Snapshot): Plan =>
     ? { counted: planAnchors(ground, COUNTS_MAX), kept: [] }
     : planCounts(ground, { anchorsMax: ANCHORS_MAX, countsMax: COUNTS_MAX });
 
-/** Whether the anchors of `before` were chosen for this line, and people were told by them. */
-const goesOnFrom = (before: Snapshot | undefined, now: Snapshot): boolean =>
-  before !== undefined &&
-  before.epoch === now.epoch &&
-  before.settings.sale === now.settings.sale &&
-  before.atMs >= now.settings.opensAt;
-
 /**
  * Yields what to count next and takes what came of it; returns the snapshot after `before`, undefined when the
  * settings in Redis are those of a newer version. Each count goes on from the one before it, so that anchors which
@@ -65,8 +59,9 @@ export function* survey(before: Snapshot | undefined): Generator<Ask, Composed |
     }
     ground = composed.snapshot;
     if (round >= ROUNDS_MAX || isDrawing(ground)) return composed;
-    if (!(goesOnFrom(before, ground) ? isPoor(ground, ANCHORS_MAX) : isCoarse(ground, ANCHORS_MAX)))
-      return composed;
+    // The anchors of `before` were chosen for this line, and people were told by them.
+    const isBound = bindingOf(before, ground.epoch, ground.settings) !== undefined;
+    if (!(isBound ? isPoor(ground, ANCHORS_MAX) : isCoarse(ground, ANCHORS_MAX))) return composed;
     plan = planAfter(ground);
   }
 }

@@ -94,7 +94,7 @@ const messagesPage = (): string =>
   page(
     'Messages of a stream',
     'line/messages.ts` and `line/endings.ts',
-    'What `GET /v1/rooms/:room/events` (server-sent events) and `GET /v1/rooms/:room/socket` (WebSocket, one JSON text a message) say. Both say the same; where an event has `event:` and `id:`, a socket message has the members `type` and `id`. An id is the epoch of the room and the offset in its entry stream; every message has one but `position`. Whoever comes back, with any `Last-Event-ID` or none, is told the present state first and then what is new; nothing old is repeated.',
+    'What `GET /v1/rooms/:room/events` (server-sent events) and `GET /v1/rooms/:room/socket` (WebSocket, one JSON text a message) say. Both say the same; where an event has `event:` and `id:`, a socket message has the members `type` and `id`. An id is the epoch of the room and the offset in its entry stream; every message has one but `position` (over a socket, the `id` of a `notice` is the notice’s own). Whoever comes back, with any `Last-Event-ID` or none, is told the present state first and then what is new; nothing old is repeated.',
     [
       ...Object.values(messageTable).map(({ when, has, example }) => {
         const id = example.type === 'position' ? undefined : '1795270000000-1795276800000-0';

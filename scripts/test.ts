@@ -1,15 +1,13 @@
 // Runs the tests and ends with each failed test and the total of tests: `N passed, N failed`.
 //   npm test                    all tiers but slow
 //   npm test -- rules parts     some tiers
-//   npm test -- test/parts/gate.test.ts …   some files
+//   npm test -- test/rules/gate.test.ts …   some files
 //   --shuffle                   files in random order, as ANTEROOM_SEED says, or a new one
 //   --second-chance             as .ci/run does: files of system and browser that fail run once more, alone
+//                               (scripts/verdict.ts)
 //
 // Each file is a program that writes TAP, and runs as one: `node FILE`, some at a time. tap's own runner would parse
 // every assertion again and watch every child, which took a third of the time.
-//
-// A second chance is given only where the machine has a say: whole processes and browsers. A pass on the second try
-// is reported (`flaky: FILE`, with its first failure), and more than two such files still fail the run.
 
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -19,7 +17,8 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { silentLog } from '../kernel/log.ts';
 import { removeEmbeddedPostgres, startEmbeddedPostgres } from '../kernel/postgres-server.ts';
-import { type Failure, type Report, readReport } from './tap-report.ts';
+import { type Report, readReport } from './tap-report.ts';
+import { told, verdictOf } from './verdict.ts';
 
 /** `jobs` is how many files of a tier run at the same time, beside those of others. */
 type Tier = { folder: string; jobs: number; mercy: boolean };
@@ -35,7 +34,6 @@ const TIERS: Record<string, Tier> = {
 };
 /** In this order, and what is slowest to end before the rest. */
 const DEFAULT_TIERS = ['rules', 'browser', 'system', 'parts'];
-const FLAKY_FILES_MAX = 2;
 /** A file has deadlines of its own (tap's, and those of its tests); this is for one that hangs beyond them. */
 const FILE_MS_MAX = 40 * 60_000;
 /** Seconds for a file that sets no time of its own. */
@@ -92,21 +90,7 @@ const runAll = async (files: readonly File[], jobs: number): Promise<Map<File, R
   return reports;
 };
 
-const tell = ({ file, test, message }: Failure): void =>
-  console.log(`${['', file, test].filter((part) => part !== '').join(' > ')}\n${message}\n`);
-
-/** Runs a failed file once more, alone on the machine; a pass is told, with how it failed first. */
-const secondChance = async (first: Report, { path }: File, flaky: string[]): Promise<Report> => {
-  console.log(`\nonce more, alone: ${path}`);
-  const again = await runFile(path);
-  if (again.failures.length > 0) return again;
-  flaky.push(path);
-  console.log(`flaky: ${path}`);
-  for (const failure of first.failures) tell(failure);
-  return again;
-};
-
-/** A random order that can be had again (Fisher and Yates), by the seed it prints. */
+/** A random order that can be had again by the seed it prints: that of the hashes of seed and path. */
 const shuffled = (files: readonly File[]): File[] => {
   const { ANTEROOM_SEED: given = '' } = process.env;
   const seed = given === '' ? Math.floor(Math.random() * 2 ** 31) : Number(given);
@@ -135,6 +119,23 @@ const startServer = async (): Promise<{ url: string; stop(): Promise<void> }> =>
   return { url: server.url, stop };
 };
 
+/** Runs the files, and answers the exit code. */
+const runAndTell = async (files: readonly File[], isMerciful: boolean): Promise<number> => {
+  const startMs = performance.now();
+  const reports = await runAll(files, JOBS);
+  const { total, flaky } = await verdictOf(
+    files.map((file) => ({ path: file.path, hasMercy: file.tier.mercy, report: reports.get(file)! })),
+    { again: isMerciful ? runFile : undefined, say: (line) => console.log(line) },
+  );
+  if (total.failures.length > 0) console.log('\nFailed:');
+  for (const failure of total.failures) console.log(told(failure));
+  for (const path of flaky) console.log(`flaky: ${path}`);
+  const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : '';
+  console.log(`${Math.round((performance.now() - startMs) / 1000)} s`);
+  console.log(`${total.passed} passed, ${total.failures.length} failed${skipped}`);
+  return total.failures.length > 0 || total.passed === 0 ? 1 : 0;
+};
+
 const main = async (): Promise<number> => {
   const args = process.argv.slice(2);
   const options = new Set(args.filter((arg) => arg.startsWith('--')));
@@ -147,33 +148,14 @@ const main = async (): Promise<number> => {
     name in TIERS ? filesIn(TIERS[name]!) : [{ path: name, tier: tierOf(name) }],
   );
   const files = options.has('--shuffle') ? shuffled(listed) : listed;
-  const startMs = performance.now();
-  const flaky: string[] = [];
-  const total: Report = { passed: 0, skipped: 0, failures: [] };
-  const reports = await runAll(files, JOBS);
-  for (const file of files) {
-    let report = reports.get(file)!;
-    if (options.has('--second-chance') && file.tier.mercy && report.failures.length > 0)
-      report = await secondChance(report, file, flaky);
-    total.passed += report.passed;
-    total.skipped += report.skipped;
-    total.failures.push(...report.failures);
+  // Rules need none, and are what `npm run check` runs at each save.
+  const server = files.every(({ tier }) => tier === TIERS.rules) ? undefined : await startServer();
+  if (server !== undefined) process.env.TEST_POSTGRES_URL = server.url;
+  try {
+    return await runAndTell(files, options.has('--second-chance'));
+  } finally {
+    await server?.stop();
   }
-  if (flaky.length > FLAKY_FILES_MAX)
-    total.failures.push({ file: flaky.join(' '), test: '', message: `${flaky.length} files are flaky` });
-  if (total.failures.length > 0) console.log('\nFailed:');
-  for (const failure of total.failures) tell(failure);
-  for (const path of flaky) console.log(`flaky: ${path}`);
-  const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : '';
-  console.log(`${Math.round((performance.now() - startMs) / 1000)} s`);
-  console.log(`${total.passed} passed, ${total.failures.length} failed${skipped}`);
-  return total.failures.length > 0 || total.passed === 0 ? 1 : 0;
 };
 
-const server = await startServer();
-process.env.TEST_POSTGRES_URL = server.url;
-try {
-  process.exitCode = await main();
-} finally {
-  await server.stop();
-}
+process.exitCode = await main();

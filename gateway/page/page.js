@@ -39,7 +39,7 @@ const firstPosition = () => {
 
 const move = () => {
   if (shown === undefined) return;
-  const goal = still.matches || view.suspended ? update.position : (room.position() ?? shown);
+  const goal = still.matches ? update.position : (room.position() ?? shown);
   const part = still.matches ? 1 : Math.min(1, (Date.now() - update.atMs) / GLIDE_MS);
   const before = shown;
   shown = Math.round(from + (goal - from) * (1 - (1 - part) ** 3));

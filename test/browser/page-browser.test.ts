@@ -325,18 +325,21 @@ t.test('a process that is full and names another address is followed there', asy
   await told(page, 'You are in line');
 });
 
-t.test('a place that the stream does not know is joined again, in no hurry', async (t) => {
-  const { room, page } = await openRoom(t, (fake) => {
-    fake.answers[`GET ${EVENTS}`] = { status: 404, body: { code: 'place-missing' } };
-  });
-  await eventually('it joined again', () => room.count('POST', JOIN) >= 2);
-  const asked = room.seen.map(({ path }) => path).filter((path) => path === EVENTS || path === JOIN);
-  for (const [index, path] of asked.entries())
-    t.equal(path, index % 2 === 0 ? JOIN : EVENTS, 'one look at the stream after each join');
-  delete room.answers[`GET ${EVENTS}`];
-  await streaming(room);
-  await told(page, 'You are in line');
-});
+t.test(
+  'a place that the stream does not know is joined again, with one look at the stream after each join',
+  async (t) => {
+    const { room, page } = await openRoom(t, (fake) => {
+      fake.answers[`GET ${EVENTS}`] = { status: 404, body: { code: 'place-missing' } };
+    });
+    await eventually('it joined again', () => room.count('POST', JOIN) >= 2);
+    const asked = room.seen.map(({ path }) => path).filter((path) => path === EVENTS || path === JOIN);
+    for (const [index, path] of asked.entries())
+      t.equal(path, index % 2 === 0 ? JOIN : EVENTS, 'one look at the stream after each join');
+    delete room.answers[`GET ${EVENTS}`];
+    await streaming(room);
+    await told(page, 'You are in line');
+  },
+);
 
 t.test('a cut stream is opened again, without a second join', async (t) => {
   const { room, page } = await openRoom(t, () => {});

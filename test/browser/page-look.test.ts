@@ -8,7 +8,7 @@ import { fakeView, startFakeRoom } from '../support/fake-room.ts';
 
 const browser = await launchChromium();
 t.teardown(() => browser?.close());
-t.setTimeout(120_000);
+t.setTimeout(900_000);
 
 /** Relative luminance and contrast (WCAG 2.2, 1.4.3), of what is really painted behind each text. */
 const faintTexts = `(() => {

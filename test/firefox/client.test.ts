@@ -8,7 +8,7 @@ import { startExamplePages } from '../support/example-page.ts';
 import { openFirefox } from '../support/firefox.ts';
 import { type Room, startGateways } from '../support/gateways.ts';
 
-t.setTimeout(110_000);
+t.setTimeout(900_000);
 
 const examples = await startExamplePages(t);
 const gates = await startGateways(t, {

@@ -8,8 +8,7 @@ import { eventually } from '../support/eventually.ts';
 import type { Fan, FanAnswer } from '../support/fan.ts';
 import { elsewhere, type Gateways, startGateways } from '../support/gateways.ts';
 import { pathTricks } from '../support/hostile.ts';
-
-t.setTimeout(60_000);
+import { standing } from '../support/standing-clock.ts';
 
 let gates: Gateways;
 t.before(async () => {
@@ -199,7 +198,7 @@ t.test('a session that is used is renewed, by one cookie; ended anywhere, it is 
   );
 });
 
-t.test('what was told of a session is told again, to the same visitor and for ten seconds', async (t) => {
+t.test('what was told of a session is told again, and only to the same visitor', async (t) => {
   const room = await gates.open('again');
   const { fan } = await gates.inside(room);
   const toldOf = async (asking: Fan) => {
@@ -227,14 +226,17 @@ t.test('what was told of a session is told again, to the same visitor and for te
 });
 
 t.test('who is inside and asks far too often is refused, by its own address alone', async (t) => {
-  const few = await startGateways(t, { count: 1, env: { ANTEROOM_INSIDE_PER_SECOND: '1' } });
+  const few = await startGateways(t, {
+    count: 1,
+    env: { ANTEROOM_INSIDE_PER_SECOND: '1' },
+    clock: standing,
+  });
   const room = await few.open('often');
   const { fan } = await few.inside(room);
   const statuses: number[] = [];
   for (let index = 0; index < 14; index += 1)
     statuses.push((await authorize(fan, { uri: room.path })).status);
-  t.same(statuses.slice(0, 10), Array(10).fill(204), 'ten seconds of its rate');
-  t.ok(statuses.includes(429), `then ${statuses.slice(10)}`);
+  t.same(statuses, [...Array(10).fill(204), ...Array(4).fill(429)], 'ten seconds of its rate');
   await eventually('the gate itself counts in the same place', async () => {
     const carried = await fan.ask('GET', room.path);
     return carried.status === 429 && carried.headers.ratelimit?.includes('"inside"') === true;

@@ -14,6 +14,8 @@ import { startRedis } from '../support/redis.ts';
 const [{ client: redis }, postgres] = await Promise.all([startRedis(t), startPostgres(t)]);
 const sql = await postgres.connect();
 const booking = await startBooking(t, { sql, redis });
+/** Beside it, one that does not wait for its provider for long: for payments that are late on purpose. */
+const hasty = await startBooking(t, { sql, redis, config: { paymentTimeoutMs: 300 } });
 const event = parseEventId('demo')!;
 const TOTAL = 10 * 20 + 6 * 18 + 150;
 const seatsNow = async () => (await booking.fan('anyone').ask('GET', '/v1/events/demo/seats')).body;
@@ -64,10 +66,10 @@ t.test('B11: a declined payment can be tried again within the hold', async (t) =
 });
 
 t.test('B8: a payment that timed out is looked up; charged and not charged both end right', async (t) => {
-  const charged = booking.fan('timeout-charged');
+  const charged = hasty.fan('timeout-charged');
   const answer = await charged.pay(await charged.hold('balcony', ['A2']), 'timeout-charged');
   t.match(answer, { status: 201, body: { state: 'paid' } }, 'found by the lookup');
-  const fan = booking.fan('timeout-not-charged');
+  const fan = hasty.fan('timeout-not-charged');
   const hold = await fan.hold('balcony', ['A3']);
   const uncertain = await fan.pay(hold, 'timeout-not-charged');
   t.match(uncertain, { status: 202, body: { state: 'paying' } });
@@ -81,8 +83,8 @@ t.test('B8: a payment that timed out is looked up; charged and not charged both 
 t.test(
   'B3: a success after the end takes the seats again, or the money goes back, and the provider hears 200',
   async (t) => {
-    const lucky = booking.fan('lucky');
-    const unlucky = booking.fan('unlucky');
+    const lucky = hasty.fan('lucky');
+    const unlucky = hasty.fan('unlucky');
     const pays = await Promise.all([
       lucky.pay(await lucky.hold('balcony', ['B1']), 'late:1'),
       unlucky.pay(await unlucky.hold('balcony', ['B2']), 'late:1'),

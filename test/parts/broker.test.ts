@@ -165,11 +165,12 @@ t.test('nineteen thousand are told in order, in slices that let others run in be
 });
 
 t.test('a drain is even: no second brings others more than twice the even rate', async (t) => {
+  const dice = random(seedOf(t, 1));
   for (const count of [10, 5000, 19_000, 60_000]) {
     const { perSlice, everyMs } = leavePlan(count, 20_000);
     const seconds: number[] = [];
     for (let index = 0; index < count; index += 1) {
-      const atMs = Math.floor(index / perSlice) * everyMs + retryMs();
+      const atMs = Math.floor(index / perSlice) * everyMs + retryMs(dice.next);
       seconds[Math.floor(atMs / 1000)] = (seconds[Math.floor(atMs / 1000)] ?? 0) + 1;
     }
     t.ok(seconds.length <= 25, `${count}: all are back after ${seconds.length} s`);
@@ -325,7 +326,7 @@ t.test('on one broker', async (t) => {
     await noneOpen();
   });
 
-  await t.test('what matters is told to everyone within two seconds, whatever their cadence', async (t) => {
+  await t.test('what matters is told to everyone, whatever their cadence', async (t) => {
     const room = await open('news');
     const [one, two] = [await joined(room), await joined(room)];
     await room.measure();
@@ -379,8 +380,8 @@ t.test('on one broker', async (t) => {
     async (t) => {
       const room = await open('token', { identity: 'required' });
       const now = Math.floor(Date.now() / 1000);
-      const bearer = async (exp: number) => ({
-        authorization: `Bearer ${await userToken(key, 'ann', { claims: { exp } })}`,
+      const bearer = async (exp: number, who = 'ann') => ({
+        authorization: `Bearer ${await userToken(key, who, { claims: { exp } })}`,
       });
       const ann = fan(room);
       await ann.ask('POST', `/v1/rooms/${ann.room}/places`, { body: {}, headers: await bearer(now + 3600) });
@@ -405,6 +406,27 @@ t.test('on one broker', async (t) => {
       const renewed = await listen(ann, await bearer(now + 3600));
       t.equal((await renewed.next())?.event, 'state', 'with a new one the place is there');
       renewed.close();
+
+      // Nobody has a place to be told of any more: that is looked for again, and not instead of the end.
+      for (let seconds = 4; ; seconds *= 2) {
+        const who = `after-${seconds}`;
+        const late = fan(room);
+        const lasting = await bearer(now + 3600, who);
+        await late.ask('POST', `/v1/rooms/${late.room}/places`, { body: {}, headers: lasting });
+        await room.promote();
+        const [placeId] = await redis.client.zrevrange(room.keys.promoted, '0', '0');
+        const missing = await listen(late, await bearer(Math.floor(Date.now() / 1000) + seconds, who));
+        await redis.client.zadd(room.keys.promoted, 'XX', 1, placeId!);
+        await scripts.reap.run(redis.client, room.keys, { nowMs: '', reapMax: 500, entriesMax: 1000 });
+        const ending = async () => JSON.parse((await until(missing, 'ended'))?.data ?? '{}').reason;
+        // On a slow machine the token may run out before the turn does: then with one that lasts longer.
+        if (missing.answered !== 200 || (await ending()) !== 'missed') continue;
+        // It may be looked for once more just before.
+        let reason = await ending();
+        for (let times = 0; times < 5 && reason === 'missed'; times += 1) reason = await ending();
+        t.equal(reason, 'tokenExpired');
+        break;
+      }
       await noneOpen();
     },
   );

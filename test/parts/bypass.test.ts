@@ -182,7 +182,6 @@ t.test('a claim is compared as text, and a long list of them is cut', async (t) 
 });
 
 t.test('through a gateway', async (t) => {
-  t.setTimeout(60_000);
   const key = await keyPair('u');
   const users = (await startIssuer(t, [key.jwk])).tokens();
   const token = (role: string): Promise<string> =>

@@ -7,8 +7,6 @@ import { isWebOrigin } from '../../kernel/cors.ts';
 import type { FanAnswer } from '../support/fan.ts';
 import { startGateways } from '../support/gateways.ts';
 
-t.setTimeout(60_000);
-
 const SHOP = 'https://www.shop.test';
 const gates = await startGateways(t, {
   count: 1,
@@ -102,6 +100,8 @@ t.test(
       ['br, gzip;q=0.5', 'gzip'],
       ['br', undefined],
       ['gzip;q=0', undefined],
+      ['gzip ;q=0', undefined],
+      ['gzip ; q=0.0 , br', undefined],
       ['gzip;q=0.00, br', undefined],
       ['xgzip', undefined],
     ] as const) {

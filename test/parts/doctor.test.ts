@@ -195,7 +195,6 @@ const run = (
   });
 
 t.test('the command reads the rooms, looks at a page, and exits by what it found', async (t) => {
-  t.setTimeout(60_000);
   const redis = await startRedis(t);
   const site = createServer((_request, response) => response.end('<img src="/pictures/a.png">'));
   await new Promise<void>((resolve) => site.listen(0, '127.0.0.1', resolve));

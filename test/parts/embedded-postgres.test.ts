@@ -18,7 +18,7 @@ import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { readConfig } from '../../kernel/config.ts';
 import { identityOf, isAlive } from '../../kernel/folder-lock.ts';
-import { createLog, silentLog } from '../../kernel/log.ts';
+import { silentLog } from '../../kernel/log.ts';
 import { findPrograms, packagedPrograms, serverUser } from '../../kernel/postgres-programs.ts';
 import {
   openPostgresFolder,
@@ -27,6 +27,7 @@ import {
 } from '../../kernel/postgres-server.ts';
 import { createSql, type Sql } from '../../kernel/sql.ts';
 import { eventually } from '../support/eventually.ts';
+import { collect } from '../support/heard.ts';
 
 /** A folder that everybody may enter, as a project's usually is, with a name of its own; it does not exist yet. */
 const folderFor = (test: Pick<Test, 'teardown'>, name = 'postgres'): string => {
@@ -66,12 +67,6 @@ const start = async (test: Test, folder: string, log = silentLog) => {
   return embedded;
 };
 
-const collect = () => {
-  const lines: Record<string, unknown>[] = [];
-  const log = createLog({ level: 'debug', write: (line) => lines.push(JSON.parse(line)) });
-  return { log, count: (event: string) => lines.filter((line) => line.event === event).length };
-};
-
 /** A second process that opens `folder`, writes until it is killed, and says when 500 rows are in. */
 const writeElsewhere = async (
   test: Test,
@@ -84,7 +79,10 @@ const writeElsewhere = async (
     const { readConfig } = await import(${JSON.stringify(`${kernel}config.ts`)});
     const { silentLog: log } = await import(${JSON.stringify(`${kernel}log.ts`)});
     const embedded = await startEmbeddedPostgres({ folder: ${JSON.stringify(folder)}, log });
-    const sql = await createSql({ config: { ...readConfig({}), databaseUrl: embedded.url }, log });
+    const sql = await createSql({
+      config: { ...readConfig({}), databaseUrl: embedded.url, databaseTimeoutMs: 60_000 },
+      log,
+    });
     await sql.query('CREATE TABLE kept (n int)');
     await sql.query('INSERT INTO kept SELECT generate_series(1, 500)');
     process.stdout.write(embedded.pid + '\\n');
@@ -226,7 +224,8 @@ t.test('data of another PostgreSQL is a sentence that says what to do, and stays
   mkdirSync(join(folder, 'cluster'), { recursive: true });
   writeFileSync(join(folder, 'cluster', 'PG_VERSION'), '9\n');
   await t.rejects(startEmbeddedPostgres({ folder, log: silentLog }), {
-    message: /^No PostgreSQL 9, which made .* can be run here\. .* ANTEROOM_DATABASE_URL/,
+    message:
+      /^PostgreSQL 9 made the database in .* none of that version can be run here\. .*ANTEROOM_DATABASE_URL.*--fresh/,
   });
   t.equal(readFileSync(join(folder, 'cluster', 'PG_VERSION'), 'utf8'), '9\n');
   t.notOk(readdirSync(folder).includes('lock'), 'the folder is given back');

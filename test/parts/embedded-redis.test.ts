@@ -9,10 +9,11 @@ import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { readConfig } from '../../kernel/config.ts';
 import { FolderInUse, identityOf, isAlive, lockFolder } from '../../kernel/folder-lock.ts';
-import { createLog, silentLog } from '../../kernel/log.ts';
+import { silentLog } from '../../kernel/log.ts';
 import { checkRedisSettings, createRedis, type Redis } from '../../kernel/redis.ts';
 import { startEmbeddedRedis } from '../../kernel/redis-server.ts';
 import { eventually } from '../support/eventually.ts';
+import { collect } from '../support/heard.ts';
 
 /** Of the test's own clients: what they ask may take as long as the machine is busy. */
 const config = { ...readConfig({}), redisCommandTimeoutMs: 60_000 };
@@ -28,13 +29,6 @@ const clientOf = async (test: Test, url: string): Promise<Redis> => {
   test.teardown(() => client.disconnect());
   await client.connect();
   return client;
-};
-
-/** Log lines as objects, so that a test can wait for an event. */
-const collect = () => {
-  const lines: Record<string, unknown>[] = [];
-  const log = createLog({ level: 'debug', write: (line) => lines.push(JSON.parse(line)) });
-  return { log, count: (event: string) => lines.filter((line) => line.event === event).length };
 };
 
 /** A second process that opens `folder` and then only waits. Resolves when its server answers. */

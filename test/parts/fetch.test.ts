@@ -173,14 +173,6 @@ t.test('the deadline of json lasts from the request to the end of the answer', a
   }
 });
 
-t.test('a request that is refused before it is sent costs no connection', async (t) => {
-  const at = await origin(t, (_, response) => response.end('here'));
-  const fetcher = fetcherFor(t, { connectionsMax: 2 });
-  for (let count = 0; count < 5; count += 1)
-    await t.rejects(fetcher.send({ origin: at, ...get, headers: ['x', 'a\x01b'] }), { code: 'bad-header' });
-  t.equal(await textOf((await fetcher.send({ origin: at, ...get })).body), 'here');
-});
-
 t.test(
   'whoever waits for a connection in vain waits until the deadline or the end of the client',
   async (t) => {
@@ -311,8 +303,9 @@ t.test('a header that cannot be sent is the sender’s fault', async (t) => {
 t.test('requests that cannot be sent take no connection away, however many there are', async (t) => {
   const at = await origin(t, (_, response) => response.end('x'));
   const fetcher = fetcherFor(t, { connectionsMax: 2 });
-  for (let count = 0; count < 5; count += 1)
-    await t.rejects(fetcher.send({ origin: at, ...get, headers: ['x-a', '€'] }), { code: 'bad-header' });
+  for (const value of ['€', 'a\x01b'])
+    for (let count = 0; count < 5; count += 1)
+      await t.rejects(fetcher.send({ origin: at, ...get, headers: ['x-a', value] }), { code: 'bad-header' });
   t.equal(await textOf((await fetcher.send({ origin: at, ...get })).body), 'x');
 });
 

@@ -30,8 +30,6 @@ import { newVisitor, readVisitor } from '../../line/visitor.ts';
 import { PUBLIC_URL, startGateways } from '../support/gateways.ts';
 import { AUDIENCE, ISSUER, keyPair, startIssuer, userToken } from '../support/issuer.ts';
 
-t.setTimeout(60_000);
-
 const text = (value: unknown): string =>
   Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url');
 const bytes = (count: number): string => Buffer.alloc(count).toString('base64url');

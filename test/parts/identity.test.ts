@@ -10,8 +10,7 @@ import { openStream } from '../support/client.ts';
 import type { Fan, FanAnswer } from '../support/fan.ts';
 import { elsewhere, type Gateways, type Room, startGateways } from '../support/gateways.ts';
 import { keyPair, startIssuer, userToken } from '../support/issuer.ts';
-
-t.setTimeout(60_000);
+import { standing } from '../support/standing-clock.ts';
 
 const key = await keyPair('u');
 let gates: Gateways;
@@ -245,7 +244,7 @@ t.test(
 t.test('forgeries from one address use up its own rate and nobody else’s', async (t) => {
   const issuer = await startIssuer(t, [key.jwk]);
   const env = { ANTEROOM_ADDRESS_PER_SECOND: '1', ANTEROOM_ADDRESS_BURST: '60' };
-  const small = await startGateways(t, { count: 1, users: issuer.tokens(), env });
+  const small = await startGateways(t, { count: 1, users: issuer.tokens(), env, clock: standing });
   const room = await small.open('small', { identity: 'required' });
   const [forger, neighbour] = [small.fan(room), small.fan(room)];
   const known = await userToken(key, 'known');

@@ -19,8 +19,6 @@ import { signService } from '../../line/service.ts';
 import { newVisitor } from '../../line/visitor.ts';
 import { type Gateways, PUBLIC_URL, startGateways } from '../support/gateways.ts';
 
-t.setTimeout(60_000);
-
 let gates: Gateways;
 t.before(async () => {
   gates = await startGateways(t, { count: 1 });

@@ -16,8 +16,6 @@ import { openUserTokens, type UserTokenRead, type UserTokens } from '../../kerne
 import { createUsers, TOKEN_DEPOSIT } from '../../line/users.ts';
 import { AUDIENCE, handClock, ISSUER, keyPair, startIssuer, userToken } from '../support/issuer.ts';
 
-t.setTimeout(60_000);
-
 const key = await keyPair('one');
 const second = await keyPair('two', 'ES256');
 const rsa = await keyPair('three', 'RS256');

@@ -1,5 +1,5 @@
 // The parts of the browser client that only count: how long it waits, which transport it takes, how it reads a stream,
-// and where a place stands between two messages. The rest of it runs in browsers (test/system/client-*.test.ts).
+// and where a place stands between two messages. The rest of it runs in browsers (test/browser/client-browser.test.ts).
 
 import { readFileSync } from 'node:fs';
 import t from 'tap';

@@ -1,4 +1,4 @@
-// What .ci/run says of a run of tap. The raw output below is of tap 21, shortened.
+// What scripts/test.ts reads from the output of tap. The raw output below is of tap 21, shortened.
 
 import t from 'tap';
 import { readReport } from '../../scripts/tap-report.ts';

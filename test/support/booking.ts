@@ -58,7 +58,7 @@ export const startBooking = async (
     bookingPort: await takePort(),
     sandboxPort: await takePort(),
     reconcileMs: 100,
-    paymentTimeoutMs: 300,
+    paymentTimeoutMs: 60_000,
     ...options.config,
   };
   const base = `http://127.0.0.1:${config.bookingPort}`;

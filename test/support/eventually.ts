@@ -1,7 +1,11 @@
 // Waits for a condition instead of for a time. The deadline is generous; a test that needs it has failed.
 
-/** Between two looks. Nothing depends on it: a condition that may pass between two looks is none to wait for. */
-const LOOK_EVERY_MS = 10;
+/**
+ * Between two looks, at first and at most. Nothing depends on them: a condition that may pass between two looks is none
+ * to wait for. What takes long is looked at less often, or the looks themselves would keep the machine busy.
+ */
+const LOOK_AFTER_MS = 10;
+const LOOK_AFTER_MS_MAX = 100;
 
 /**
  * Repeats `check` until it answers true (a throw counts as false); fails after `deadlineMs` with the last cause, also
@@ -21,7 +25,7 @@ export const eventually = async (
     timer = setTimeout(() => resolve('hung'), 2 * deadlineMs);
   });
   try {
-    for (;;) {
+    for (let pauseMs = LOOK_AFTER_MS; ; pauseMs = Math.min(LOOK_AFTER_MS_MAX, pauseMs * 1.1)) {
       const isLast = performance.now() > until;
       let found: boolean | 'hung' = false;
       try {
@@ -33,7 +37,7 @@ export const eventually = async (
       if (found === 'hung')
         throw new Error(`no look has ended within ${2 * deadlineMs} ms: ${what}`, { cause });
       if (isLast) throw new Error(`not within ${deadlineMs} ms: ${what}`, { cause });
-      await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS));
+      await new Promise((resolve) => setTimeout(resolve, pauseMs));
     }
   } finally {
     clearTimeout(timer);
