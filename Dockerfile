@@ -27,4 +27,4 @@ EXPOSE 8080 8081 8082 8083 9090
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
   CMD ["node", "-e", "fetch('http://127.0.0.1:' + (process.env.ANTEROOM_METRICS_PORT || 9090) + '/live').then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))"]
 STOPSIGNAL SIGTERM
-CMD ["node", "--import", "tsx", "main.ts"]
+CMD ["node", "--import", "tsx/esm", "main.ts"]

@@ -30,7 +30,7 @@ export const MESSAGE = JSON.stringify({ type: 'notice', id: 'n1', text: 'x'.repe
 const startProgram = async (program: string, words: readonly string[], node: readonly string[] = []) => {
   const isOurs = program.endsWith('.ts');
   const child = isOurs
-    ? spawn(process.execPath, [...node, '--import', 'tsx', program, ...words], {
+    ? spawn(process.execPath, [...node, '--import', 'tsx/esm', program, ...words], {
         cwd: ROOT,
         stdio: ['pipe', 'pipe', 'inherit'],
       })

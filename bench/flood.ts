@@ -53,7 +53,7 @@ const startFlood = (base: string, seconds: number): { begun: Promise<void>; done
   const given = [seconds, FLOOD_CONNECTIONS, FLOOD_PER_SECOND, FLOOD_ADDRESS].map(String);
   // It shares the core of the fans that are measured, and runs when nobody else there wants to: it must slow the
   // gateway, and not them.
-  const words = ['--idle', '0', process.execPath, '--import', 'tsx', file, base, JOIN_PATH, ...given];
+  const words = ['--idle', '0', process.execPath, '--import', 'tsx/esm', file, base, JOIN_PATH, ...given];
   const child = spawn('chrt', words, { stdio: ['ignore', 'pipe', 'inherit'] });
   own(child);
   let written = '';

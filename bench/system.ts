@@ -66,7 +66,7 @@ export const startSystem = async (settings: Record<string, string> = {}): Promis
     metrics: await takePort(),
   };
   let written = '';
-  const child = spawn(process.execPath, ['--import', 'tsx', 'main.ts'], {
+  const child = spawn(process.execPath, ['--import', 'tsx/esm', 'main.ts'], {
     cwd: ROOT,
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
@@ -110,7 +110,7 @@ export const startSystem = async (settings: Record<string, string> = {}): Promis
 
 /** A server of the bench in a process of its own; it prints its port on one line. */
 const startBeside = async (file: string, words: readonly string[] = []): Promise<Running> => {
-  const child = spawn(process.execPath, ['--import', 'tsx', file, ...words], {
+  const child = spawn(process.execPath, ['--import', 'tsx/esm', file, ...words], {
     cwd: ROOT,
     stdio: ['ignore', 'pipe', 'inherit'],
     env: cleanEnvironment(),

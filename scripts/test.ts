@@ -51,7 +51,7 @@ const filesIn = (tier: Tier): File[] =>
 const runFile = async (path: string): Promise<Report> => {
   const startMs = performance.now();
   // tap first, so that tsx need not look at each of its files.
-  const child = spawn(process.execPath, ['--import=tap', '--import=tsx', path], {
+  const child = spawn(process.execPath, ['--import=tap', '--import=tsx/esm', path], {
     stdio: ['ignore', 'pipe', 'inherit'],
     env: { ...process.env, TAP_TIMEOUT },
   });

@@ -183,7 +183,7 @@ const run = (
     const clean = Object.fromEntries(
       Object.entries(process.env).filter(([name]) => !name.startsWith('ANTEROOM_')),
     );
-    const child = spawn(process.execPath, ['--import', 'tsx', command, ...args], {
+    const child = spawn(process.execPath, ['--import', 'tsx/esm', command, ...args], {
       env: { ...clean, ...env },
     });
     let text = '';

@@ -87,7 +87,7 @@ const writeElsewhere = async (
     await sql.query('INSERT INTO kept SELECT generate_series(1, 500)');
     process.stdout.write(embedded.pid + '\\n');
     for (let n = 501; ; n++) await sql.query('INSERT INTO kept VALUES ($1)', [n]);`;
-  const child = spawn(process.execPath, ['--import=tsx', '--input-type=module', '-e', code], {
+  const child = spawn(process.execPath, ['--import=tsx/esm', '--input-type=module', '-e', code], {
     cwd: fileURLToPath(new URL('../../', import.meta.url)),
     stdio: ['ignore', 'pipe', 'inherit'],
   });

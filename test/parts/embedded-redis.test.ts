@@ -43,7 +43,7 @@ const openElsewhere = async (
     const embedded = await startEmbeddedRedis({ folder: ${JSON.stringify(folder)}, log: silentLog });
     process.stdout.write(JSON.stringify({ pid: embedded.pid, url: embedded.url }) + '\\n');
     setInterval(() => undefined, 1000);`;
-  const child = spawn(process.execPath, ['--import=tsx', '--input-type=module', '-e', code], {
+  const child = spawn(process.execPath, ['--import=tsx/esm', '--input-type=module', '-e', code], {
     cwd: fileURLToPath(new URL('../../', import.meta.url)),
     stdio: ['ignore', 'pipe', 'inherit'],
   });

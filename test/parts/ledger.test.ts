@@ -510,7 +510,7 @@ t.test('the command answers 0, 1 or 2, and says why', async (t) => {
     new Promise((resolve) => {
       execFile(
         process.execPath,
-        ['--import', 'tsx', 'scripts/verify.ts', ...args],
+        ['--import', 'tsx/esm', 'scripts/verify.ts', ...args],
         { cwd: root },
         (error, stdout, stderr) =>
           resolve({ code: error === null ? 0 : Number(error.code), out: stdout + stderr }),

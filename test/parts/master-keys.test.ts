@@ -145,7 +145,7 @@ t.test(
   async (t) => {
     const folder = t.testdir({});
     const run = async (args: string[], env: Record<string, string> = {}) =>
-      promisify(execFile)(process.execPath, ['--import', 'tsx', 'scripts/keys.ts', ...args], {
+      promisify(execFile)(process.execPath, ['--import', 'tsx/esm', 'scripts/keys.ts', ...args], {
         env: { PATH: process.env.PATH, ANTEROOM_DATA: join(folder, 'data'), ...env },
       });
     const made = (await run([])).stdout.trim();
@@ -226,7 +226,7 @@ t.test(
     } catch (error) {
       t.equal(error instanceof ConfigFault ? error.faults.length : 0, 3, 'keys, address and sandbox secret');
     }
-    const started = promisify(execFile)(process.execPath, ['--import', 'tsx', 'main.ts'], {
+    const started = promisify(execFile)(process.execPath, ['--import', 'tsx/esm', 'main.ts'], {
       env: { PATH: process.env.PATH, ANTEROOM_ENV: 'production', ANTEROOM_DATA: t.testdir({}) },
     });
     await t.rejects(started, /ANTEROOM_KEYS is needed in production/);

@@ -192,7 +192,7 @@ t.test('an origin in auth mode ends a session by itself, once', async (t) => {
 t.test('a key is one room’s and a command prints it; a rotation leaves the old one good', async (t) => {
   const masters = `${generateKey('new')},${generateKey('old')}`;
   const run = (...more: string[]) =>
-    promisify(execFile)(process.execPath, ['--import', 'tsx', 'scripts/keys.ts', 'context', ...more], {
+    promisify(execFile)(process.execPath, ['--import', 'tsx/esm', 'scripts/keys.ts', 'context', ...more], {
       env: { ...process.env, ANTEROOM_KEYS: masters },
     });
   const printed = (await run('demo')).stdout.trim();

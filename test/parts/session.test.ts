@@ -370,7 +370,7 @@ t.test('an origin ends a session from its own side, and every gateway knows', as
 t.test('a service token is made by a command, for one room and a number of days', async (t) => {
   const keys = generateKey('c');
   const run = (...args: string[]) =>
-    promisify(execFile)(process.execPath, ['--import', 'tsx', 'scripts/keys.ts', ...args], {
+    promisify(execFile)(process.execPath, ['--import', 'tsx/esm', 'scripts/keys.ts', ...args], {
       env: { PATH: process.env.PATH, ANTEROOM_KEYS: keys },
     });
   const { stdout } = await run('service', 'demo', '2');

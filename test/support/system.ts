@@ -134,7 +134,7 @@ export const createSystem = async (
     end,
     async start(options = {}) {
       const metricsPort = options.metricsPort ?? ports.metrics;
-      const program = [process.execPath, '--import', 'tsx', 'main.ts'];
+      const program = [process.execPath, '--import', 'tsx/esm', 'main.ts'];
       // `exec` leaves no shell in between that would take our signals.
       const limited = ['sh', '-c', `ulimit -n ${options.descriptors}; exec "$0" "$@"`, ...program];
       const [command, ...rest] = options.descriptors === undefined ? program : limited;

@@ -388,7 +388,7 @@ t.test('a start that cannot succeed says why and ends with 1', { buffered: true 
   const holder = createOrigin().listen(taken, '127.0.0.1');
   t.teardown(() => holder.close());
   const fails = async (env: Record<string, string>, says: RegExp): Promise<void> => {
-    const child = spawn(process.execPath, ['--import', 'tsx', 'main.ts'], {
+    const child = spawn(process.execPath, ['--import', 'tsx/esm', 'main.ts'], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
         PATH: process.env.PATH,

@@ -63,7 +63,7 @@ t.test('the image runs as nobody special, says how it is, and holds only what ru
   t.match(last, /^\nFROM node:24-trixie-slim$/m, 'glibc 2.38 or later');
   t.match(last, /^USER node$/m);
   t.match(last, /HEALTHCHECK[\s\S]*\/live/);
-  t.match(last, /^CMD \["node", "--import", "tsx", "main.ts"\]$/m);
+  t.match(last, /^CMD \["node", "--import", "tsx\/esm", "main.ts"\]$/m);
   t.match(last, new RegExp(`^EXPOSE ${ports.join(' ')}$`, 'm'));
   t.notMatch(dockerfile, /ANTEROOM_(KEYS|OPERATOR_TOKEN|DATABASE_URL)/);
   const defaults = [
