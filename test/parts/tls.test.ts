@@ -93,6 +93,11 @@ t.test('a renewed certificate is seen by the next connection, and those that are
 });
 
 t.test('files that cannot work are refused by name', async (t) => {
+  for (const name of ['ANTEROOM_TLS_CERT', 'ANTEROOM_TLS_KEY'])
+    t.throws(
+      () => readConfig({ [name]: '/nowhere.pem' }),
+      /TLS_CERT and ANTEROOM_TLS_KEY are needed together/,
+    );
   const bad = join(folder, 'bad.pem');
   writeFileSync(bad, 'not a certificate');
   t.throws(
