@@ -6,7 +6,7 @@ import { posix } from 'node:path';
 import t from 'tap';
 import { configTable } from '../../../kernel/config.ts';
 import { roleNames } from '../../../kernel/role.ts';
-import { files, read, root, rule } from './tree.ts';
+import { files, read, root, rule } from './files.ts';
 
 const settings = new Set<string>(Object.values(configTable).map((row) => row.env));
 const ports = [8080, 8081, 8082, 8083, 9090];

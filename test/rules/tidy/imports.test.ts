@@ -4,7 +4,8 @@
 import { builtinModules } from 'node:module';
 import { posix } from 'node:path';
 import ts from 'typescript';
-import { at, parse, read, rule, sources, visit } from './tree.ts';
+import { read, rule, sources } from './files.ts';
+import { at, parse, visit } from './syntax.ts';
 
 const everything = undefined;
 

@@ -5,7 +5,7 @@ import { readdirSync } from 'node:fs';
 import t from 'tap';
 import { keyTable } from '../../../kernel/keys.ts';
 import { luaHeaders, parseHeader } from '../../../scripts/lua-headers.ts';
-import { rule } from './tree.ts';
+import { rule } from './files.ts';
 
 const CODE_LINES_MAX = 60;
 

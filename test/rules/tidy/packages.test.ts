@@ -4,7 +4,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import t from 'tap';
-import { read, root } from './tree.ts';
+import { read, root } from './files.ts';
 
 const ALLOWED = new Set([
   'MIT',

@@ -3,7 +3,8 @@
 
 import ts from 'typescript';
 import { errorTable } from '../../../kernel/errors.ts';
-import { at, files, parse, read, rule, sources, visit } from './tree.ts';
+import { files, read, rule, sources } from './files.ts';
+import { at, parse, visit } from './syntax.ts';
 
 const ENVIRONMENT_READERS = ['kernel/config.ts', 'kernel/http.ts', 'main.ts'];
 const MAY_PRINT = /^(scripts|bench|test)\//;

@@ -1,10 +1,9 @@
-// What the tidy tests look at: the files of the project, each read and parsed once.
+// What the tidy tests look at: the files of the project, and what a rule about them finds.
 
 import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
 import t from 'tap';
-import ts from 'typescript';
 
 export const root = fileURLToPath(new URL('../../../', import.meta.url));
 
@@ -26,18 +25,6 @@ export const read = (path: string): string => readFileSync(root + path, 'utf8');
 
 /** The scripts: TypeScript everywhere, JavaScript where a browser or a foreign Node runs it. */
 export const sources: readonly string[] = files.filter((path) => /\.(ts|js|mjs)$/.test(path));
-
-export const parse = (path: string): ts.SourceFile =>
-  ts.createSourceFile(path, read(path), ts.ScriptTarget.Latest, true);
-
-export const visit = (node: ts.Node, see: (node: ts.Node) => void): void => {
-  see(node);
-  ts.forEachChild(node, (child) => visit(child, see));
-};
-
-/** Where a node begins, as `path:line`. */
-export const at = (source: ts.SourceFile, node: ts.Node): string =>
-  `${source.fileName}:${source.getLineAndCharacterOfPosition(node.getStart()).line + 1}`;
 
 /** What a rule finds wrong, in sentences. */
 export type Faults = {
