@@ -137,9 +137,13 @@ t.test('a fan whose broker goes away is back at another one, at the same place',
   await page.locator('#said').filter({ hasText: 'Connected again.' }).waitFor({ state: 'attached' });
   t.equal(await textOf(page, '#number'), number);
   await eventually('it hears what happened meanwhile', async () => (await numberOn(page, '#big')) === 2);
+  // The browser says that it is offline, and leaves the stream it has alone; the proxy cuts it, as a network would.
   await context.setOffline(true);
+  proxy.pointAt(undefined);
+  proxy.cut();
   await page.getByText('You are offline').waitFor();
   await shoot(page, 'offline-phone');
+  proxy.pointAt(gates.bases[1]!);
   await context.setOffline(false);
   await page.getByText('Live', { exact: true }).waitFor();
 });

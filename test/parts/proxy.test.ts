@@ -250,7 +250,7 @@ t.test('HEAD tells the length, 204 and 304 have no body, and the connection goes
   const { text } = await rawRequest(
     port,
     asked.map((line) => `${line} HTTP/1.1\r\nhost: a\r\n\r\n`),
-    { answers: asked.length },
+    { answers: asked.length, inTurn: true },
   );
   t.same(text.match(/^HTTP\/1.1 \d+/gm), ['HTTP/1.1 200', 'HTTP/1.1 204', 'HTTP/1.1 304', 'HTTP/1.1 200']);
   t.equal(text.match(/^content-length: 9\r$/gim)?.length, 2);

@@ -2,6 +2,7 @@
 // deliberately plain, so that a test sees what really came over the wire.
 
 import { createHash, randomBytes } from 'node:crypto';
+import { EventEmitter } from 'node:events';
 import { type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http';
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -289,6 +290,8 @@ export type RawOptions = {
   answers?: number;
   /** Pause between one piece and the next (20). */
   pieceMs?: number;
+  /** Each piece is a request, sent when those before it are answered: a client that does not pipeline. */
+  inTurn?: boolean;
   host?: string;
   /** The client leaves when this settles, answered or not. */
   leave?: () => Promise<unknown>;
@@ -314,6 +317,12 @@ export const rawRequest = async (
   const asksClose = /\r\nconnection: close\r\n/i.test(asked.toString('latin1'));
   const wire = connect({ port, host: options.host ?? '127.0.0.1' });
   let came: Buffer = Buffer.alloc(0);
+  const answered = new EventEmitter();
+  const isAnswered = (wanted: number) =>
+    new Promise<void>((resolve) => {
+      answered.on('count', (count) => count >= wanted && resolve());
+      wire.once('close', resolve);
+    });
   const over = new Promise<boolean>((resolve, reject) => {
     wire.setTimeout(SILENT_MS_MAX, () =>
       reject(new Error(`silent: ${pieces[0]?.toString('latin1', 0, 200)}`)),
@@ -322,6 +331,7 @@ export const rawRequest = async (
       came = Buffer.concat([came, chunk]);
       const answers = readAnswers(came, methods)?.answers ?? [];
       const closes = asksClose || answers.at(-1)?.closes === true;
+      answered.emit('count', answers.length);
       if (answers.length >= (options.answers ?? 1) && !closes) resolve(false);
     });
     wire.once('end', () => resolve(true));
@@ -332,9 +342,11 @@ export const rawRequest = async (
   const sent = async (): Promise<void> => {
     if (wire.connecting) await new Promise((resolve) => wire.once('connect', resolve).once('close', resolve));
     for (const [index, piece] of pieces.entries()) {
-      if (index > 0) await new Promise((resume) => setTimeout(resume, options.pieceMs ?? 20));
+      if (index > 0 && options.inTurn !== true)
+        await new Promise((resume) => setTimeout(resume, options.pieceMs ?? 20));
       if (wire.destroyed) return;
       wire.write(piece);
+      if (options.inTurn === true) await isAnswered(index + 1);
     }
     await options.unlessSilent?.();
     await options.leave?.();
