@@ -21,7 +21,7 @@ export type PublicKey = {
 };
 export type ReadSet = { outcome: 'read'; keys: PublicKey[] } | { outcome: 'refused'; says: string };
 
-export const LOOK_MS_MAX = 3000;
+const LOOK_MS_MAX = 3000;
 /** A hundred RSA keys with their certificates are some 300 KB. */
 export const SET_BYTES_MAX = 524_288;
 const KEYS_MAX = 100;
@@ -111,10 +111,10 @@ export const readKeySet = (text: string): ReadSet => {
     : { outcome: 'read', keys };
 };
 
-const textFromUrl = async (url: string): Promise<string> => {
+const textFromUrl = async (url: string, lookMsMax: number): Promise<string> => {
   const answer = await fetch(url, {
     redirect: 'error',
-    signal: AbortSignal.timeout(LOOK_MS_MAX),
+    signal: AbortSignal.timeout(lookMsMax),
     headers: { accept: 'application/jwk-set+json, application/json' },
   });
   if (answer.status !== 200 || answer.body === null) {
@@ -161,8 +161,10 @@ export const createKeyRing = (options: {
   log: Log;
   clock: Clock;
   metrics: Metrics;
+  /** How long an address may take to answer. */
+  lookMsMax?: number;
 }): KeyRing => {
-  const { source, refreshMs, log, clock, metrics } = options;
+  const { source, refreshMs, log, clock, metrics, lookMsMax = LOOK_MS_MAX } = options;
   const isFile = 'file' in source;
   let keys: PublicKey[] | undefined;
   let ids = new Set<string>();
@@ -173,7 +175,9 @@ export const createKeyRing = (options: {
 
   const lookOnce = async (): Promise<void> => {
     try {
-      const read = readKeySet(await (isFile ? textFromFile(source.file) : textFromUrl(source.url)));
+      const read = readKeySet(
+        await (isFile ? textFromFile(source.file) : textFromUrl(source.url, lookMsMax)),
+      );
       if (read.outcome === 'refused') {
         fault = new Error(
           `The user keys (${isFile ? 'ANTEROOM_USER_JWKS_FILE' : 'ANTEROOM_USER_JWKS_URL'}) cannot be used: ${read.says}.`,

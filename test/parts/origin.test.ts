@@ -174,7 +174,7 @@ for (const [name, open] of Object.entries(shops)) {
 t.test('an origin in auth mode ends a session by itself, once', async (t) => {
   const service = {
     url: gates.bases[0]!,
-    token: signService(gates.tokens, { scope: '*', expiresAtMs: Date.now() + 60_000 }),
+    token: signService(gates.tokens, { scope: '*', expiresAtMs: Date.now() + 3_600_000 }),
   };
   const origin = await shops.Express!(guardOf('ends', { service }));
   const room = await gates.open('ends', { origin });

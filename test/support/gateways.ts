@@ -20,6 +20,7 @@ import { createTokens, generateKey, parseKeys, type Tokens } from '../../kernel/
 import type { UserTokens } from '../../kernel/user-token.ts';
 import { readSession, type Session, signSession } from '../../line/receipt.ts';
 import { defaultSettings, type Settings } from '../../line/settings.ts';
+import type { Snapshot } from '../../line/snapshot.ts';
 import { createView, type View } from '../../line/view.ts';
 import { cookieNames } from '../../line/visitor.ts';
 import * as scripts from '../../lua/room.ts';
@@ -198,8 +199,14 @@ export const startGateways = async (
         await scripts.promote.run(redis.client, roomKeys, { nowMs: '', promoteMax: 500, examineMax: 500 });
       },
       async measure() {
-        await surveyor.measure(room);
-        await Promise.all(views.map((view) => view.refresh()));
+        let taken: Snapshot | undefined;
+        // A refresh joins the one under way, which may have read what was there before.
+        await eventually('a snapshot is taken, and every gateway knows it', async () => {
+          taken ??= await surveyor.measure(room);
+          const { atMs } = taken ?? { atMs: Number.POSITIVE_INFINITY };
+          await Promise.all(views.map((view) => view.refresh()));
+          return views.every((view) => (view.of(room)?.atMs ?? 0) >= atMs);
+        });
       },
       async age(cookie, seconds) {
         const old = session(cookie);

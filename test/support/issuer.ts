@@ -66,7 +66,8 @@ export type Issuer = {
   fetches(): number;
   /** What the address answers: a set, or anything else as it is. */
   serve(answer: { keys: readonly JWK[] } | { status?: number; text: string } | 'silence'): void;
-  ring(options?: { clock?: Clock; metrics?: Metrics; refreshMs?: number }): KeyRing;
+  /** It waits for an answer for longer than any machine takes, unless `lookMsMax` says otherwise. */
+  ring(options?: { clock?: Clock; metrics?: Metrics; refreshMs?: number; lookMsMax?: number }): KeyRing;
   tokens(options?: { ring?: KeyRing; rules?: Partial<UserTokenRules> }): UserTokens;
 };
 
@@ -93,6 +94,7 @@ export const startIssuer = async (t: Teardown, keys: readonly JWK[]): Promise<Is
     createKeyRing({
       source: { url },
       refreshMs: options.refreshMs ?? 600_000,
+      lookMsMax: options.lookMsMax ?? 60_000,
       log: silentLog,
       clock: options.clock ?? handClock(),
       metrics: options.metrics ?? createMetrics({ processMetrics: false }),
