@@ -5,7 +5,6 @@ import { accessTable, mayUse } from '../../admin/access.ts';
 import { createAdmin, ensureFirstOperator, verifyAudit } from '../../admin/admin.ts';
 import { createOperatorStore, type OperatorRole, operatorRoles } from '../../admin/operators.ts';
 import { risesOf } from '../../admin/rises.ts';
-import { systemClock } from '../../kernel/clock.ts';
 import { readConfig } from '../../kernel/config.ts';
 import { parseRoomId } from '../../kernel/ids.ts';
 import { silentLog } from '../../kernel/log.ts';
@@ -19,6 +18,7 @@ import { eventually } from '../support/eventually.ts';
 import { joinOne } from '../support/one.ts';
 import { startPostgres } from '../support/postgres.ts';
 import { startRedis, type TestRedis } from '../support/redis.ts';
+import { standing } from '../support/standing-clock.ts';
 
 type Got = { status: number; headers: Headers; text: string; body: Record<string, unknown> };
 
@@ -76,7 +76,7 @@ t.before(async () => {
     rooms,
     tokens,
     log: silentLog,
-    clock: systemClock,
+    clock: standing,
   });
   base = `http://127.0.0.1:${role.port}`;
   const [first, second] = await Promise.all([

@@ -201,7 +201,11 @@ t.test('the command reads the rooms, looks at a page, and exits by what it found
   t.teardown(() => site.close());
   // `listen` on a port was awaited, so the address is one of TCP.
   const origin = `http://127.0.0.1:${(site.address() as AddressInfo).port}`;
-  const env = { ANTEROOM_REDIS_URL: redis.url, ANTEROOM_KEYS: generateKeys() };
+  const env = {
+    ANTEROOM_REDIS_URL: redis.url,
+    ANTEROOM_KEYS: generateKeys(),
+    ANTEROOM_REDIS_TIMEOUT_MS: '60000',
+  };
   const put = async (version: number, more: Partial<Settings>) => {
     const settings = JSON.stringify(settingsOf({ origin, ...more }));
     await configure.run(redis.client, roomKeys(bare), { nowMs: '', version, settings, create: 1 });

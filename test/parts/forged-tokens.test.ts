@@ -214,7 +214,7 @@ const forgedUserTokens = async (baitUrl: string, issuerUrl: string): Promise<[st
     ['exp a float', await claiming({ exp: now + 3600.5 })],
     ['exp negative', await claiming({ exp: -1 })],
     ['exp in milliseconds', await claiming({ exp: (now + 3600) * 1000 })],
-    ['exp beyond a year', await claiming({ exp: now + EXP_SECONDS_MAX + 60 })],
+    ['exp beyond a year', await claiming({ exp: now + EXP_SECONDS_MAX + 86_400 })],
     [
       'exp beyond all numbers',
       await signed({}, JSON.stringify({ ...usual, exp: 0 }).replace('"exp":0', '"exp":1e999')),
@@ -224,8 +224,8 @@ const forgedUserTokens = async (baitUrl: string, issuerUrl: string): Promise<[st
     ['iat a string', await claiming({ iat: String(now) })],
     ['iat a float', await claiming({ iat: now - 0.5 })],
     ['iat negative', await claiming({ iat: -5 })],
-    ['iat ahead', await claiming({ iat: now + 120 })],
-    ['nbf ahead', await claiming({ nbf: now + 120 })],
+    ['iat ahead', await claiming({ iat: now + 86_400, exp: now + 90_000 })],
+    ['nbf ahead', await claiming({ nbf: now + 86_400, exp: now + 90_000 })],
     ['nbf a string', await claiming({ nbf: 'now' })],
     ['nbf a float', await claiming({ nbf: now - 0.5 })],
     // Spellings

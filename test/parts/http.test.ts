@@ -1020,5 +1020,5 @@ t.test('each finished request is observed by pattern', async (t) => {
     seen.map(({ route, method, status }) => `${method} ${route} ${status}`),
     ['GET /rooms/:room 2xx', 'GET none 4xx', 'GET /body 2xx', 'GET /events 2xx', 'GET none 4xx'],
   );
-  t.ok(seen.every(({ seconds }) => seconds >= 0 && seconds < 5));
+  t.ok(seen.every(({ seconds }) => seconds >= 0));
 });

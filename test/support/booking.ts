@@ -63,7 +63,7 @@ export const startBooking = async (
   };
   const base = `http://127.0.0.1:${config.bookingPort}`;
   const tokens = createTokens({ keys: parseKeys(generateKey('test')) ?? [], issuer: 'test' });
-  const fetcher = createFetcher({ connectionsMax: 64, headersTimeoutMs: 5000 });
+  const fetcher = createFetcher({ connectionsMax: 64, headersTimeoutMs: 60_000, connectTimeoutMs: 60_000 });
   // With `sandboxUrl` the provider is somebody else's: whoever shares a database shares that, too.
   const sandbox = config.sandboxUrl === '' ? createSandbox({ config, log: silentLog }) : undefined;
   await sandbox?.start();
