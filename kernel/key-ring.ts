@@ -21,7 +21,8 @@ export type PublicKey = {
 };
 export type ReadSet = { outcome: 'read'; keys: PublicKey[] } | { outcome: 'refused'; says: string };
 
-const LOOK_MS_MAX = 3000;
+/** How long an address may take to answer, unless whoever makes the ring says otherwise. */
+export const LOOK_MS_MAX = 3000;
 /** A hundred RSA keys with their certificates are some 300 KB. */
 export const SET_BYTES_MAX = 524_288;
 const KEYS_MAX = 100;

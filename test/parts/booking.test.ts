@@ -127,6 +127,9 @@ t.test('B10, B22: a refund that fails is kept and tried again, and frees the sea
     await sql.query(`UPDATE refunds SET next_at = now() WHERE state = 'pending'`);
     return (await stateOf('refunder', paid.body.id)) === 'refunded';
   });
+  const [row] = await sql.query('SELECT state, attempts FROM refunds WHERE id = $1', [asked.body.id]);
+  t.equal(row?.state, 'done');
+  t.ok(Number(row?.attempts) >= 3, 'the provider fails twice');
   await eventually('its seats are free', async () => countSeats((await seatsNow()).maps).s === before.s - 2);
 });
 

@@ -9,7 +9,7 @@ import t from 'tap';
 import { readConfig } from '../../kernel/config.ts';
 import { Refusal } from '../../kernel/errors.ts';
 import type { Request } from '../../kernel/http.ts';
-import { COOLDOWN_MS, SET_BYTES_MAX, STALE_MS_MAX } from '../../kernel/key-ring.ts';
+import { COOLDOWN_MS, LOOK_MS_MAX, SET_BYTES_MAX, STALE_MS_MAX } from '../../kernel/key-ring.ts';
 import { silentLog } from '../../kernel/log.ts';
 import { createMetrics } from '../../kernel/metrics.ts';
 import { openUserTokens, type UserTokenRead, type UserTokens } from '../../kernel/user-token.ts';
@@ -122,7 +122,7 @@ t.test(
   async (t) => {
     const issuer = await startIssuer(t, []);
     issuer.serve('silence');
-    const tokens = issuer.tokens({ ring: issuer.ring({ lookMsMax: 3000 }) });
+    const tokens = issuer.tokens({ ring: issuer.ring({ lookMsMax: LOOK_MS_MAX }) });
     const token = await userToken(key, 'a');
     const answers = await Promise.all(Array.from({ length: 50 }, () => outcomeOf(tokens, token)));
     t.same(new Set(answers), new Set(['unavailable']));

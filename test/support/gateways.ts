@@ -203,7 +203,8 @@ export const startGateways = async (
         // A refresh joins the one under way, which may have read what was there before.
         await eventually('a snapshot is taken, and every gateway knows it', async () => {
           taken ??= await surveyor.measure(room);
-          const { atMs } = taken ?? { atMs: Number.POSITIVE_INFINITY };
+          if (taken === undefined) return false;
+          const { atMs } = taken;
           await Promise.all(views.map((view) => view.refresh()));
           return views.every((view) => (view.of(room)?.atMs ?? 0) >= atMs);
         });
