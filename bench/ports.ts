@@ -1,5 +1,6 @@
 // Ports for servers that a bench or a test starts. A port is checked here and opened later, often by another process. So
-// each number is also reserved by a lock file, which one process of ours holds until it ends. Numbers lie below those that systems give to outgoing connections, of which a bench opens tens of thousands.
+// each number is also reserved by a lock file, which one process of ours holds until it ends. Numbers lie below those
+// that systems give to outgoing connections, of which a bench opens tens of thousands.
 
 import { randomInt } from 'node:crypto';
 import { rmSync } from 'node:fs';
