@@ -62,6 +62,7 @@ t.test('every state fits small screens and large text, and can be read in light 
   ];
   for (const scheme of ['light', 'dark'] as const) {
     const context = await browser!.newContext({ colorScheme: scheme });
+    context.setDefaultTimeout(120_000);
     t.teardown(() => context.close());
     const page = await context.newPage();
     // Pages that nobody looks at join nothing, so each stays as it was made.

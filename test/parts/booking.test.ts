@@ -14,11 +14,6 @@ import { startRedis } from '../support/redis.ts';
 const [{ client: redis }, postgres] = await Promise.all([startRedis(t), startPostgres(t)]);
 const sql = await postgres.connect();
 const booking = await startBooking(t, { sql, redis });
-/** Beside it, one that does not wait for the provider they share for long: for payments that are late on purpose. */
-const hasty = await startBooking(t, {
-  ...{ sql, redis },
-  config: { paymentTimeoutMs: 300, sandboxUrl: `http://127.0.0.1:${booking.config.sandboxPort}` },
-});
 const event = parseEventId('demo')!;
 const TOTAL = 10 * 20 + 6 * 18 + 150;
 const seatsNow = async () => (await booking.fan('anyone').ask('GET', '/v1/events/demo/seats')).body;
@@ -70,9 +65,21 @@ t.test('B11: a declined payment can be tried again within the hold', async (t) =
 });
 
 t.test('B8: a payment that timed out is looked up; charged and not charged both end right', async (t) => {
+  // Apart from the others, who would wait for a minute, and look up for as long.
+  const [ownRedis, ownPostgres] = await Promise.all([startRedis(t), startPostgres(t)]);
+  const hasty = await startBooking(t, {
+    ...{ sql: await ownPostgres.connect(), redis: ownRedis.client },
+    config: { paymentTimeoutMs: 2000 },
+  });
+  const stateOf = async (name: string, order: unknown) =>
+    (await hasty.fan(name).ask('GET', `/v1/orders/${order}`, { session: false })).body.state;
   const charged = hasty.fan('timeout-charged');
   const answer = await charged.pay(await charged.hold('balcony', ['A2']), 'timeout-charged');
-  t.match(answer, { status: 201, body: { state: 'paid' } }, 'found by the lookup');
+  // No webhook tells of it: whichever lookup it was, the one at once or a later one, one has found it.
+  await eventually(
+    'found by a lookup',
+    async () => (await stateOf('timeout-charged', answer.body.id)) === 'paid',
+  );
   const fan = hasty.fan('timeout-not-charged');
   const hold = await fan.hold('balcony', ['A3']);
   const uncertain = await fan.pay(hold, 'timeout-not-charged');
@@ -87,11 +94,11 @@ t.test('B8: a payment that timed out is looked up; charged and not charged both 
 t.test(
   'B3: a success after the end takes the seats again, or the money goes back, and the provider hears 200',
   async (t) => {
-    const lucky = hasty.fan('lucky');
-    const unlucky = hasty.fan('unlucky');
+    const lucky = booking.fan('lucky');
+    const unlucky = booking.fan('unlucky');
     const pays = await Promise.all([
-      lucky.pay(await lucky.hold('balcony', ['B1']), 'late:1'),
-      unlucky.pay(await unlucky.hold('balcony', ['B2']), 'late:1'),
+      lucky.pay(await lucky.hold('balcony', ['B1']), 'late:3600'),
+      unlucky.pay(await unlucky.hold('balcony', ['B2']), 'late:3600'),
     ]);
     t.match(pays, [{ status: 202 }, { status: 202 }]);
     await sql.query(`UPDATE orders SET expires_at = now() WHERE state = 'paying'`);
@@ -104,6 +111,7 @@ t.test(
     });
     const thief = booking.fan('thief');
     await eventually('the seat is on sale again', async () => (await thief.hold('balcony', ['B2'])) !== '');
+    await booking.restartProvider();
     await eventually('seats again', async () => (await stateOf('lucky', pays[0]?.body.id)) === 'paid');
     await eventually('money back', async () => (await stateOf('unlucky', pays[1]?.body.id)) === 'refunded');
   },
@@ -112,7 +120,10 @@ t.test(
 t.test('B10, B22: a refund that fails is kept and tried again, and frees the seats once', async (t) => {
   const fan = booking.fan('refunder');
   const paid = await fan.pay(await fan.hold('balcony', ['C1', 'C2']), 'refund-fails');
-  const before = countSeats((await seatsNow()).maps);
+  const seats = async () => (await seatsNow()).maps as Record<string, string>; // The route's answer.
+  const from = 2 * (18 + 1);
+  const bought = async () => (await seats()).balcony?.slice(from, from + 2);
+  await eventually('its seats are sold', async () => (await bought()) === 'ss');
   const asked = await fan.ask('POST', `/v1/orders/${paid.body.id}/refunds`, {
     key: newKey(),
     session: false,
@@ -130,7 +141,7 @@ t.test('B10, B22: a refund that fails is kept and tried again, and frees the sea
   const [row] = await sql.query('SELECT state, attempts FROM refunds WHERE id = $1', [asked.body.id]);
   t.equal(row?.state, 'done');
   t.ok(Number(row?.attempts) >= 3, 'the provider fails twice');
-  await eventually('its seats are free', async () => countSeats((await seatsNow()).maps).s === before.s - 2);
+  await eventually('its seats are free', async () => (await bought()) === 'ff');
 });
 
 t.test('B16, B4: only the one who holds may give back, and what ended stays ended', async (t) => {
@@ -149,7 +160,7 @@ t.test('B16, B4: only the one who holds may give back, and what ended stays ende
 
 t.test('B24: seats together are in one row; an area has no rows', async (t) => {
   const fan = booking.fan('together');
-  // Row A of the balcony has 18 seats; three of them are taken above, so 5 together and 16 apart are there.
+  // Rows of the balcony have 18 seats each; some are taken above, and six together are still there.
   const hold = await fan.ask('POST', '/v1/events/demo/holds', {
     key: newKey(),
     body: { section: 'balcony', count: 6 },
@@ -250,11 +261,17 @@ t.test('everyone sees a change, as a change', async (t) => {
   t.equal(first?.event, 'seats');
   const fan = booking.fan('seen');
   const hold = await fan.hold('stalls', ['J20']);
-  const change = await stream.next();
-  t.equal(change?.event, 'changes');
-  const data = JSON.parse(change?.data ?? '{}');
-  t.same(data.changes, [['stalls', 9 * 21 + 19, 'h']]);
-  t.equal(data.from, JSON.parse(first?.data ?? '{}').version, 'and says what it follows');
+  // Seats of an earlier test may still be on their way back: each change says what it follows, until this one comes.
+  const wanted = ['stalls', 9 * 21 + 19, 'h'];
+  let version = JSON.parse(first?.data ?? '{}').version;
+  for (let seen = false; !seen; ) {
+    const change = await stream.next();
+    t.equal(change?.event, 'changes');
+    const data = JSON.parse(change?.data ?? '{}');
+    t.equal(data.from, version, 'and says what it follows');
+    version = data.version;
+    seen = data.changes.some((one: unknown) => JSON.stringify(one) === JSON.stringify(wanted));
+  }
   await fan.ask('DELETE', `/v1/holds/${hold}`);
 });
 
@@ -280,7 +297,8 @@ t.test('Redis loses everything: seats come back from PostgreSQL, and old holds a
   const fan = booking.fan('survivor');
   const paid = await fan.pay(await fan.hold('stalls', ['I1']), 'ok');
   const lost = await fan.hold('stalls', ['I2']);
-  const sold = countSeats((await seatsNow()).maps).s;
+  const [row] = await sql.query<{ n: number }>('SELECT count(*) AS n FROM order_seats WHERE live');
+  const sold = Number(row?.n);
   await redis.flushall();
   const meanwhile = await fan.ask('GET', '/v1/events/demo/seats');
   if (meanwhile.status !== 200) t.match(meanwhile, { status: 503, body: { code: 'rebuilding' } });

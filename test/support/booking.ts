@@ -40,6 +40,8 @@ export type Booking = {
   base: string;
   fan(name: string): Fan;
   restart(): Promise<void>;
+  /** As if the provider had been restarted: what it still had to charge it charges now. */
+  restartProvider(): Promise<void>;
 };
 
 let keys = 0;
@@ -65,8 +67,13 @@ export const startBooking = async (
   const tokens = createTokens({ keys: parseKeys(generateKey('test')) ?? [], issuer: 'test' });
   const fetcher = createFetcher({ connectionsMax: 64, headersTimeoutMs: 60_000, connectTimeoutMs: 60_000 });
   // With `sandboxUrl` the provider is somebody else's: whoever shares a database shares that, too.
-  const sandbox = config.sandboxUrl === '' ? createSandbox({ config, log: silentLog }) : undefined;
-  await sandbox?.start();
+  const startProvider = async () => {
+    if (config.sandboxUrl !== '') return undefined;
+    const started = createSandbox({ config, log: silentLog });
+    await started.start();
+    return started;
+  };
+  let sandbox = await startProvider();
   await seedEvent(sql, redis, event);
   const start = () => createBookingCore({ config, sql, redis, tokens, log: silentLog, fetcher });
   let role = await start();
@@ -128,6 +135,10 @@ export const startBooking = async (
     async restart() {
       await role.stop();
       role = await start();
+    },
+    async restartProvider() {
+      await sandbox?.stop();
+      sandbox = await startProvider();
     },
   };
 };

@@ -52,6 +52,8 @@ export const waitingAnswer = (more: Record<string, unknown> = {}) => ({
   ...more,
 });
 
+const firstWords = { state: 'waiting', gate: 'open' };
+
 const bodyOf = async (request: IncomingMessage): Promise<string> => {
   let text = '';
   for await (const chunk of request) text += chunk;
@@ -111,7 +113,8 @@ export const startFakeRoom = async (): Promise<FakeRoom> => {
       response.end(given.body === undefined ? undefined : JSON.stringify(given.body));
     } else if (path === '/v1/rooms/demo/events' && room.streams) {
       response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
-      response.write(': hello\n\n');
+      // As the broker does: a client gives up a stream that says nothing of its line (FIRST_WORDS_MS in client/anteroom.js).
+      response.write(`: hello\n\nevent: state\ndata: ${JSON.stringify(firstWords)}\n\n`);
       streams.add(response);
       response.on('close', () => streams.delete(response));
     } else if (path === '/demo' || path === '/rooms/demo') {
@@ -132,6 +135,7 @@ export const startFakeRoom = async (): Promise<FakeRoom> => {
       .digest('base64');
     const head = ['HTTP/1.1 101 Switching Protocols', 'Upgrade: websocket', 'Connection: Upgrade'];
     socket.write(`${head.join('\r\n')}\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`);
+    socket.write(socketFrame(JSON.stringify({ type: 'state', ...firstWords })));
     sockets.add(socket);
     socket.on('close', () => sockets.delete(socket));
     // A browser that goes away resets the connection; the set above is all that has to know.

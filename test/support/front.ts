@@ -21,8 +21,10 @@ export type Front = {
   base: string;
   port: number;
   output(): string;
-  /** Ends it as an upgrade of its package would, streams and all, and starts it again on the same port. */
-  restart(): Promise<void>;
+  /** Ends it as an upgrade of its package would, streams and all. */
+  stop(): Promise<void>;
+  /** Starts it again on the same port. */
+  start(): Promise<void>;
 };
 
 /** Puts values of a test where a file for people has its own; a place that is not there exactly once is an error. */
@@ -104,9 +106,7 @@ export const startFront = async (
     base: `http://127.0.0.1:${port}`,
     port,
     output: () => written,
-    async restart() {
-      await end('SIGTERM');
-      await start();
-    },
+    stop: () => end('SIGTERM'),
+    start,
   };
 };

@@ -215,11 +215,10 @@ t.test(
       return Number(seconds) * 1000 + Math.floor(Number(micros) / 1000);
     };
     // Redis's own clock throughout: it is what decides on which side of the opening a join falls.
-    const opensAt = (await redisMs()) + 1500;
     const sale = await open(
       {
         ...{ newUsersPerMinute: 6_000_000, burst: 300, totalActiveUsers: 1_000_000, claimSeconds: 3600 },
-        ...{ opensAt, prequeueStartsAt: 1, shuffleAtOpen: true },
+        ...{ opensAt: (await redisMs()) + 3_600_000, prequeueStartsAt: 1, shuffleAtOpen: true },
       },
       '',
     );
@@ -229,42 +228,52 @@ t.test(
     let people = 0;
     const joined = new Map<string, { number: number; score: number }>();
     const faults: string[] = [];
-    const storm = async (client: Redis): Promise<void> => {
-      while ((await redisMs()) < opensAt + 700) {
-        const size = dice.pick([1, 2, 17, 64, 128]);
-        // Most are new; some come again, with another client at the same time or from long ago.
-        const asked = Array.from({ length: size }, () =>
-          placeName(dice.below(4) === 0 && people > 0 ? Math.max(0, people - 1 - dice.below(300)) : people++),
-        );
-        const each = await sale.join(
-          client,
-          asked.map((placeId) => [placeId, lot(placeId), 'allow'] as const),
-          '',
-        );
-        for (const [index, one] of each.entries()) {
-          const placeId = asked[index]!;
-          if (one.outcome !== 'joined' && one.outcome !== 'held') faults.push(`${placeId}: ${one.outcome}`);
-          else {
-            const known = joined.get(placeId);
-            joined.set(placeId, { number: one.number, score: one.score });
-            if (known !== undefined && (known.number !== one.number || known.score !== one.score))
-              faults.push(
-                `${placeId} has ${known.number} at ${known.score}, then ${one.number} at ${one.score}`,
-              );
-          }
+    const outcomes = new Set<string>();
+    const ask = async (client: Redis): Promise<void> => {
+      const done = await scripts.promote.run(client, keys, { nowMs: '', promoteMax: 500, examineMax: 500 });
+      outcomes.add(done.outcome === 'gated' ? done.reason : done.outcome);
+    };
+    const numbered = (): number => [...joined.values()].filter(({ score }) => score >= 0).length;
+    const joinSome = async (client: Redis): Promise<void> => {
+      const size = dice.pick([1, 2, 17, 64, 128]);
+      // Most are new; some come again, with another client at the same time or from long ago.
+      const asked = Array.from({ length: size }, () =>
+        placeName(dice.below(4) === 0 && people > 0 ? Math.max(0, people - 1 - dice.below(300)) : people++),
+      );
+      const each = await sale.join(
+        client,
+        asked.map((placeId) => [placeId, lot(placeId), 'allow'] as const),
+        '',
+      );
+      for (const [index, one] of each.entries()) {
+        const placeId = asked[index]!;
+        if (one.outcome !== 'joined' && one.outcome !== 'held') faults.push(`${placeId}: ${one.outcome}`);
+        else {
+          const known = joined.get(placeId);
+          joined.set(placeId, { number: one.number, score: one.score });
+          if (known !== undefined && (known.number !== one.number || known.score !== one.score))
+            faults.push(
+              `${placeId} has ${known.number} at ${known.score}, then ${one.number} at ${one.score}`,
+            );
         }
       }
     };
+    // Some have joined and nobody went in: only now the opening is told to be near.
+    while (joined.size < 200) await joinSome(clients[0]!);
+    await ask(clients[CLIENTS]!);
+    const opensAt = (await redisMs()) + 1500;
+    Object.assign(sale.settings, { opensAt });
+    t.equal((await sale.configure(2)).outcome, 'configured');
+    const storm = async (client: Redis): Promise<void> => {
+      while ((await redisMs()) < opensAt + 700 || numbered() < 200 || !outcomes.has('promoted'))
+        await joinSome(client);
+    };
     let isStorm = true;
-    const outcomes = new Set<string>();
     const admit = async (client: Redis): Promise<void> => {
-      while (isStorm) {
-        const done = await scripts.promote.run(client, keys, { nowMs: '', promoteMax: 500, examineMax: 500 });
-        outcomes.add(done.outcome === 'gated' ? done.reason : done.outcome);
-      }
+      while (isStorm) await ask(client);
     };
     const configureTwice = async (client: Redis): Promise<void> => {
-      for (let version = 2; (await redisMs()) < opensAt + 500; version += 1) {
+      for (let version = 3; version === 3 || (await redisMs()) < opensAt + 500; version += 1) {
         const said = [await sale.configure(version, client), await sale.configure(version, client)];
         if (said[0]?.outcome !== 'configured' || said[1]?.outcome !== 'stale')
           faults.push(`the opening was answered ${said.map(({ outcome }) => outcome).join(', ')}`);

@@ -103,23 +103,24 @@ t.test('a join and a proxied request are spans of one trace each, with their scr
   t.equal(held.status, 201, held.text);
   t.equal(held.headers['x-request-id'], 'proxy-request-1');
   const ofTrace = () => collector.spans.filter((span) => span.traceId === trace);
-  await eventually(
-    'all of it has come',
-    () => ofTrace().some((span) => span.name === 'booking.hold') && ofTrace().length >= 4,
-  );
   const named = (name: string, server?: string) =>
     ofTrace().find(
       (span) => span.name === name && (server === undefined || span.attributes['anteroom.server'] === server),
     );
-  const atGateway = named('POST otherwise', 'public')!;
-  const carried = named('POST')!;
-  const atBooking = named('POST /v1/events/:event/holds', 'booking-core')!;
-  t.equal(atGateway.parentSpanId, parent);
-  t.equal(carried.parentSpanId, atGateway.spanId);
-  t.equal(atBooking.parentSpanId, carried.spanId);
-  t.equal(named('booking.hold')!.parentSpanId, atBooking.spanId);
+  const wanted = () => [
+    named('POST otherwise', 'public'),
+    named('POST'),
+    named('POST /v1/events/:event/holds', 'booking-core'),
+    named('booking.hold'),
+  ];
+  await eventually('all of it has come', () => wanted().every((span) => span !== undefined));
+  const [atGateway, carried, atBooking, script] = wanted().map((span) => span!);
+  t.equal(atGateway!.parentSpanId, parent);
+  t.equal(carried!.parentSpanId, atGateway!.spanId);
+  t.equal(atBooking!.parentSpanId, carried!.spanId);
+  t.equal(script!.parentSpanId, atBooking!.spanId);
   for (const span of [atGateway, atBooking])
-    t.equal(span.attributes['anteroom.request_id'], 'proxy-request-1', 'one request, one id');
+    t.equal(span!.attributes['anteroom.request_id'], 'proxy-request-1', 'one request, one id');
   t.equal(held.json.state, 'held');
 
   const order = { holdId: held.json.id, payment: { method: 'card', token: 'ok' } };
@@ -362,11 +363,12 @@ t.test('every metric of the table moves', { timeout: 900_000 }, async (t) => {
       ...(['totalActiveUsers', more.totalActiveUsers, 'queueingMethod', 'fifo'] as const),
     );
   };
-  const ghosts = async () => {
+  /** A crowd of nobody; `name` has five letters. */
+  const ghosts = async (name: string) => {
     for (let from = 0; from < 3000; from += JOIN_BATCH_MAX) {
       const visitors: (string | number)[] = [];
       for (let index = from; index < from + JOIN_BATCH_MAX; index += 1)
-        visitors.push(`ghost${String(index).padStart(11, '0')}`, '', 'allow');
+        visitors.push(`${name}${String(index).padStart(11, '0')}`, '', 'allow');
       await join.run(redis.client, keys, {
         ...{ nowMs: '', sale: 1, lineMax: 1_000_000, withheldMax: 1000, joinsMax: 100_000, visitors },
       });
@@ -459,7 +461,7 @@ t.test('every metric of the table moves', { timeout: 900_000 }, async (t) => {
         // Of the crowd nobody claims, and their turns are to pass.
         ...{ graceSeconds: 5, claimSeconds: 10 },
       });
-      await ghosts();
+      await ghosts('ghost');
       // Some leave out of the middle: where nobody has, numbers say where one stands and there are no anchors.
       await redis.client.zremrangebyrank(keys.line, 1500, 1800);
     },
@@ -477,7 +479,13 @@ t.test('every metric of the table moves', { timeout: 900_000 }, async (t) => {
       );
       await tune(system, { newUsersPerMinute: 600_000, burst: 10_000 });
     },
-    parked_total: () => redis.client.hset(keys.room, 'hereAt', String(Date.now() + 30_000)),
+    // Another crowd of which nobody is there, and this time that is known before anyone of them is called.
+    parked_total: async () => {
+      await tune(system, { suspended: true });
+      await ghosts('shade');
+      await redis.client.hset(keys.room, 'hereAt', String(Date.now() + 60_000));
+      await tune(system, { suspended: false });
+    },
     drift_repaired_total: async () => {
       const { seats } = bookingKeys('demo' as never);
       const map = (await redis.client.hget(seats, 'm:stalls')) ?? '';
