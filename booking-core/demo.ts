@@ -1,10 +1,11 @@
 // The sale that a first start shows: two seated sections and a quantity area, so that each kind can be tried.
 
-import type { EventId } from '../kernel/ids.ts';
+import type { EventId, RoomId } from '../kernel/ids.ts';
 import type { SaleEvent } from './inventory.ts';
 
 export const demoEvent: SaleEvent = {
   id: 'demo' as EventId, // One of a–z, as EventId asks.
+  room: 'demo' as RoomId, // The same.
   name: 'The Long Night — live in concert',
   venue: 'Harbour Hall',
   startsAt: new Date('2027-06-19T18:30:00Z'),

@@ -4,13 +4,34 @@
 
 import { createHash } from 'node:crypto';
 import type { Config } from '../kernel/config.ts';
-import { type EventId, parseEventId, type VisitorId } from '../kernel/ids.ts';
+import {
+  type EventId,
+  type PlaceId,
+  parseEventId,
+  parseRoomId,
+  type RoomId,
+  type VisitorId,
+} from '../kernel/ids.ts';
 import type { Redis } from '../kernel/redis.ts';
+import type { Visit } from '../line/context.ts';
+import { parseSessionId } from '../line/receipt.ts';
 import { bookingKeys, type Hold, hold, parseHold, release } from '../lua/booking.ts';
 import { labelOf, type SaleEvent, type Section } from './inventory.ts';
 
 /** How long an ended hold is remembered, so that repeated and late calls learn how it ended. */
 export const KEEP_MS = 600_000;
+
+/** So many holds at once, then one each so often: who takes and gives back all the time keeps seats from others. */
+const PACE = { paceBurst: 10, paceMs: 6000 };
+
+/** The visit of a hold, as it stands in its entry. */
+export const visitText = ({ room, placeId, number }: Visit): string => `${room}/${placeId}.${number}`;
+export const parseVisit = (text: string): { room: RoomId; placeId: PlaceId; number: number } | undefined => {
+  const [roomText, session = ''] = text.split('/');
+  const room = parseRoomId(roomText);
+  const visit = parseSessionId(session);
+  return room === undefined || visit === undefined ? undefined : { room, ...visit };
+};
 
 /** Seats by their offsets, or any number of them together (in an area: anywhere). */
 export type Wish = { section: Section } & ({ offsets: readonly number[] } | { count: number });
@@ -37,16 +58,24 @@ const fingerprintOf = (wish: Wish): string =>
 
 export const takeHold = (
   { redis, config }: { redis: Redis; config: Pick<Config, 'holdSeconds' | 'seatsPerVisitor'> },
-  { event, visitorId, holdId, wish }: { event: EventId; visitorId: VisitorId; holdId: string; wish: Wish },
+  {
+    event,
+    visitorId,
+    visit,
+    holdId,
+    wish,
+  }: { event: EventId; visitorId: VisitorId; visit: Visit; holdId: string; wish: Wish },
 ) =>
   hold.run(redis, bookingKeys(event), {
     nowMs: '',
     holdId,
     visitor: visitorId,
+    visit: visitText(visit),
     request: fingerprintOf(wish),
     section: wish.section.id,
     limit: config.seatsPerVisitor,
     ttlMs: config.holdSeconds * 1000,
+    ...PACE,
     count: 'count' in wish ? wish.count : wish.offsets.length,
     together: wish.section.kind === 'seated' ? 1 : 0,
     offsets: 'count' in wish ? [] : [...wish.offsets].sort((a, b) => a - b),

@@ -2,7 +2,7 @@
 // tables. A section is one string with a character a seat and `|` between rows, so a seat is an offset in it; a
 // quantity area is a single row of numbered places whose numbers nobody is shown.
 
-import type { EventId } from '../kernel/ids.ts';
+import type { EventId, RoomId } from '../kernel/ids.ts';
 import type { Sql } from '../kernel/sql.ts';
 
 export type Section = {
@@ -16,6 +16,8 @@ export type Section = {
 
 export type SaleEvent = {
   id: EventId;
+  /** The waiting room that stands before its sale: only its sessions may hold and order. */
+  room: RoomId;
   name: string;
   venue: string;
   startsAt: Date;
@@ -63,7 +65,7 @@ export type Inventory = {
   all(): Promise<SaleEvent[]>;
 };
 
-type EventRow = { id: EventId; name: string; venue: string; starts_at: Date; currency: string };
+type EventRow = { id: EventId; room: RoomId; name: string; venue: string; starts_at: Date; currency: string };
 type SectionRow = {
   event: string;
   id: string;
@@ -78,12 +80,13 @@ export const createInventory = (sql: Sql): Inventory => {
   const known = new Map<EventId, SaleEvent>();
   const all = async (): Promise<SaleEvent[]> => {
     const events = await sql.query<EventRow>(
-      'SELECT id, name, venue, starts_at, currency FROM booking_events ORDER BY starts_at, id',
+      'SELECT id, room, name, venue, starts_at, currency FROM booking_events ORDER BY starts_at, id',
     );
     const sections = await sql.query<SectionRow>('SELECT * FROM booking_sections ORDER BY event, position');
     for (const row of events)
       known.set(row.id, {
         id: row.id,
+        room: row.room,
         name: row.name,
         venue: row.venue,
         startsAt: new Date(row.starts_at),
@@ -119,8 +122,8 @@ export const createInventory = (sql: Sql): Inventory => {
 export const createEvent = async (sql: Sql, event: SaleEvent): Promise<{ outcome: 'created' | 'exists' }> =>
   sql.transaction(async (tx) => {
     const fresh = await tx.query(
-      'INSERT INTO booking_events (id, name, venue, starts_at, currency) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING id',
-      [event.id, event.name, event.venue, event.startsAt.toISOString(), event.currency],
+      'INSERT INTO booking_events (id, room, name, venue, starts_at, currency) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING id',
+      [event.id, event.room, event.name, event.venue, event.startsAt.toISOString(), event.currency],
     );
     if (fresh.length === 0) return { outcome: 'exists' };
     for (const [position, section] of event.sections.entries())

@@ -3,10 +3,10 @@
 
 import { Refusal } from '../kernel/errors.ts';
 import type { Request } from '../kernel/http.ts';
-import { parseEventId } from '../kernel/ids.ts';
+import { parseEventId, type VisitorId } from '../kernel/ids.ts';
 import type { Tokens } from '../kernel/token.ts';
-import { type Context, contextHeader, readContext } from '../line/context.ts';
-import type { Wish } from './holds.ts';
+import { CONTEXT_SEPARATOR, type Context, contextHeader, readContext, type Visit } from '../line/context.ts';
+import { eventOfHold, type Wish } from './holds.ts';
 import { type Inventory, offsetOf, type SaleEvent, sectionOf } from './inventory.ts';
 
 const KEY = /^[A-Za-z0-9_-]{8,64}$/;
@@ -39,21 +39,43 @@ export const readKey = (key: string | undefined): string => {
   return key;
 };
 
-/** Who asks, as the gateway signed it; nothing else is believed. */
-export const readVisitor = (tokens: Tokens, request: Request): Context => {
-  const context = readContext(tokens, request.header(contextHeader), Date.now());
-  if (context === undefined) throw new Refusal('token-invalid');
-  return context;
+/**
+ * Who asks, as the gateway signed it; nothing else is believed. Several where somebody has sessions in several rooms
+ * and asks for what no room guards.
+ */
+const readContexts = (tokens: Tokens, request: Request): Context[] => {
+  const nowMs = Date.now();
+  return (request.header(contextHeader) ?? '').split(CONTEXT_SEPARATOR).map((text) => {
+    const context = readContext(tokens, text, nowMs);
+    if (context === undefined) throw new Refusal('token-invalid');
+    return context;
+  });
 };
 
-/** The same, for what only someone inside may do. */
-export const readVisit = (
-  tokens: Tokens,
-  request: Request,
-): { visitorId: Context['visitorId']; visit: NonNullable<Context['visit']> } => {
-  const { visitorId, visit } = readVisitor(tokens, request);
-  if (visit === undefined) throw new Refusal('session-required');
-  return { visitorId, visit };
+/** Everybody whom the asker is, for what is theirs. */
+export const readVisitors = (tokens: Tokens, request: Request): VisitorId[] => [
+  ...new Set(readContexts(tokens, request).map(({ visitorId }) => visitorId)),
+];
+
+export type Inside = { visitorId: VisitorId; visit: Visit };
+
+/** The sessions the asker has, at least one, for what only someone inside may do. */
+export const readInside = (tokens: Tokens, request: Request): Inside[] => {
+  const inside = readContexts(tokens, request).flatMap(({ visitorId, visit }) =>
+    visit === undefined ? [] : [{ visitorId, visit }],
+  );
+  if (inside.length === 0) throw new Refusal('session-required');
+  return inside;
+};
+
+/** The one of the room that sells the event: a session of another room has waited in another line. */
+export const insideFor = (inside: readonly Inside[], event: SaleEvent): Inside => {
+  const one = inside.find(({ visit }) => visit.room === event.room);
+  if (one === undefined)
+    throw new Refusal('session-other-room', {
+      extra: { room: event.room, join: `/v1/rooms/${event.room}/places` },
+    });
+  return one;
 };
 
 export const findEvent = async (inventory: Inventory, id: string | undefined): Promise<SaleEvent> => {
@@ -61,6 +83,14 @@ export const findEvent = async (inventory: Inventory, id: string | undefined): P
   if (eventId === undefined) throw new Refusal('bad-id');
   const event = await inventory.find(eventId);
   if (event === undefined) throw new Refusal('event-unknown');
+  return event;
+};
+
+/** The event of a hold, by the hold's id. */
+export const findEventOfHold = async (inventory: Inventory, holdId: string): Promise<SaleEvent> => {
+  const eventId = eventOfHold(holdId);
+  const event = eventId === undefined ? undefined : await inventory.find(eventId);
+  if (event === undefined) throw new Refusal('hold-missing');
   return event;
 };
 

@@ -27,6 +27,7 @@ const holdOf = (order: LiveRow): Hold => ({
   expiresAtMs: 0,
   request: 'order',
   offsets: order.seats,
+  visit: '',
 });
 
 const CHARACTER = { held: 'h', ordered: 'h', confirmed: 's' } as const;
@@ -128,13 +129,19 @@ const DRIFT_MAX = 1000;
 export const repairDrift = async (
   { sql, redis, log }: { sql: Sql; redis: Redis; log: Log },
   event: SaleEvent,
-): Promise<{ outcome: 'rebuilding' | 'busy' } | { outcome: 'agreed'; repaired: number }> => {
+): Promise<
+  | { outcome: 'rebuilding' }
+  /** `holds` as they were seen last. */
+  | { outcome: 'busy' | 'agreed'; repaired: number; holds: ReadonlyMap<string, Hold> }
+> => {
   const keys = bookingKeys(event.id);
+  let holds: ReadonlyMap<string, Hold> = new Map();
   for (let tries = 0; tries < TRIES_MAX; tries++) {
     const seen = await audit.run(redis, keys, { nowMs: '' });
     if (seen.outcome === 'rebuilding') return { outcome: 'rebuilding' };
+    holds = seen.holds;
     const drift = driftOf(event, seen, await live(sql, event.id)).slice(0, DRIFT_MAX);
-    if (drift.length === 0) return { outcome: 'agreed', repaired: 0 };
+    if (drift.length === 0) return { outcome: 'agreed', repaired: 0, holds };
     const { outcome } = await repair.run(redis, keys, {
       nowMs: '',
       epoch: seen.epoch,
@@ -145,8 +152,8 @@ export const repairDrift = async (
     if (outcome === 'rebuilding') return { outcome };
     if (outcome === 'repaired') {
       log.warn('seats-repaired', { booked: event.id, count: drift.length, first: drift[0]?.slice(0, 2) });
-      return { outcome: 'agreed', repaired: drift.length };
+      return { outcome: 'agreed', repaired: drift.length, holds };
     }
   }
-  return { outcome: 'busy' };
+  return { outcome: 'busy', repaired: 0, holds };
 };

@@ -8,9 +8,9 @@ import type { Log } from '../kernel/log.ts';
 import type { Metrics } from '../kernel/metrics.ts';
 import type { Redis } from '../kernel/redis.ts';
 import type { Sql } from '../kernel/sql.ts';
-import { bookingKeys, expire, reopen } from '../lua/booking.ts';
+import { bookingKeys, expire, type Hold, reopen } from '../lua/booking.ts';
 import { renew, roomKeys } from '../lua/room.ts';
-import { findHold, KEEP_MS, releaseHold } from './holds.ts';
+import { findHold, KEEP_MS, parseVisit, releaseHold } from './holds.ts';
 import type { Inventory, SaleEvent } from './inventory.ts';
 import type { Outbox } from './outbox.ts';
 import type { PaymentProvider } from './payment.ts';
@@ -21,6 +21,7 @@ const EXPIRE_MAX = 200;
 const EXPIRE_ROUNDS_MAX = 50;
 const LOOKUPS_MAX = 20;
 const RENEW_MAX = 500;
+const RELEASE_MAX = 500;
 /** After a day without a word a payment is no longer looked up by itself; a webhook still settles it. */
 const LOOKUP_DAYS = 1;
 
@@ -106,10 +107,33 @@ export const createReconciler = (options: {
     }
   };
 
+  /**
+   * Holds whose visit has finished are given back: whoever is not inside cannot pay for them. Of a visit that is merely
+   * not active nothing is known here: after a loss of data its session may yet be taken back.
+   */
+  const releaseFinished = async (event: SaleEvent, holds: ReadonlyMap<string, Hold>): Promise<void> => {
+    const held = [...holds].flatMap(([holdId, hold]) => {
+      const visit = hold.state === 'held' ? parseVisit(hold.visit) : undefined;
+      return visit === undefined ? [] : [{ holdId, hold, visit }];
+    });
+    const { finished } = roomKeys(event.room);
+    for (let from = 0; from < held.length; from += RELEASE_MAX) {
+      const some = held.slice(from, from + RELEASE_MAX);
+      const numbers = await redis.hmget(finished, ...some.map(({ visit }) => visit.placeId));
+      for (const [index, { holdId, hold, visit }] of some.entries())
+        if (Number(numbers[index] ?? 0) >= visit.number)
+          await releaseHold(redis, event.id, { holdId, fence: hold, cause: 'visitor' });
+    }
+  };
+
   const compare = async (event: SaleEvent): Promise<void> => {
     const compared = await repairDrift(stores, event);
-    if (compared.outcome === 'rebuilding') await rebuild(stores, event);
-    else if (compared.outcome === 'agreed') metrics?.inc('drift_repaired_total', {}, compared.repaired);
+    if (compared.outcome === 'rebuilding') {
+      await rebuild(stores, event);
+      return;
+    }
+    metrics?.inc('drift_repaired_total', {}, compared.repaired);
+    await releaseFinished(event, compared.holds);
   };
 
   /** Each part on its own: what fails is logged and comes round again, and holds back nothing else. */

@@ -10,11 +10,22 @@ import type { Metrics } from '../kernel/metrics.ts';
 import { orUnavailable, type Redis } from '../kernel/redis.ts';
 import type { Tokens } from '../kernel/token.ts';
 import type { Hold, HoldState } from '../lua/booking.ts';
-import { eventOfHold, holdIdOf, releaseHold, takeHold, viewHold, type Wish } from './holds.ts';
+import { eventOfHold, findHold, holdIdOf, releaseHold, takeHold, viewHold, type Wish } from './holds.ts';
 import type { Inventory, SaleEvent } from './inventory.ts';
 import type { Orders } from './orders.ts';
 import type { PaymentProvider } from './payment.ts';
-import { findEvent, readBody, readKey, readPayment, readVisit, readVisitor, readWish } from './reading.ts';
+import {
+  findEvent,
+  findEventOfHold,
+  type Inside,
+  insideFor,
+  readBody,
+  readInside,
+  readKey,
+  readPayment,
+  readVisitors,
+  readWish,
+} from './reading.ts';
 import type { SeatFeed } from './seat-feed.ts';
 import type { Settlement } from './settle.ts';
 
@@ -44,7 +55,7 @@ export const createHolding = (
   return {
     async take(
       event: SaleEvent,
-      visitorId: VisitorId,
+      { visitorId, visit }: Inside,
       key: string,
       wish: Wish,
     ): Promise<{ holdId: string; hold: Hold; fresh: boolean }> {
@@ -52,7 +63,7 @@ export const createHolding = (
       if (count > config.seatsPerVisitor)
         throw new Refusal('seat-limit', { extra: { limit: config.seatsPerVisitor } });
       const holdId = holdIdOf(event.id, visitorId, key);
-      const taken = await orUnavailable(takeHold(parts, { event: event.id, visitorId, holdId, wish }));
+      const taken = await orUnavailable(takeHold(parts, { event: event.id, visitorId, visit, holdId, wish }));
       metrics?.inc('holds_total', { outcome: taken.outcome });
       switch (taken.outcome) {
         case 'held':
@@ -67,6 +78,8 @@ export const createHolding = (
           throw gone(taken.state);
         case 'limit':
           throw new Refusal('seat-limit', { extra: { limit: config.seatsPerVisitor } });
+        case 'cooling':
+          throw new Refusal('hold-cooling', { extra: { retryAfterMs: taken.retryAfterMs } });
         case 'none':
           throw new Refusal('seats-none-together');
         case 'taken':
@@ -76,7 +89,10 @@ export const createHolding = (
       }
     },
     /** Gives a hold back. One with an order stays: the order decides. */
-    async release(event: EventId, holdId: string, visitorId: VisitorId): Promise<void> {
+    async release(event: EventId, holdId: string, visitors: readonly VisitorId[]): Promise<void> {
+      const hold = await orUnavailable(findHold(redis, event, holdId));
+      // Of somebody else it is refused by the script, for whoever asks.
+      const visitorId = visitors.find((each) => each === hold?.visitorId) ?? visitors[0]!; // There is one at least.
       const { outcome, ...rest } = await orUnavailable(
         releaseHold(redis, event, { holdId, visitorId, cause: 'visitor' }),
       );
@@ -172,11 +188,11 @@ export const addRoutes = (server: Server, parts: RouteParts & { holding: Holding
   });
 
   server.route('POST', '/v1/events/:event/holds', async (request) => {
-    const { visitorId } = readVisit(tokens, request);
+    const inside = readInside(tokens, request);
     const key = readKey(request.header('idempotency-key'));
     const event = await findEvent(inventory, request.params.event);
     const wish = readWish(event, readBody(request, ['section', 'seats', 'count']));
-    const { holdId, hold, fresh } = await holding.take(event, visitorId, key, wish);
+    const { holdId, hold, fresh } = await holding.take(event, insideFor(inside, event), key, wish);
     const nowMs = await redisNowMs();
     return json(201, viewHold({ event, section: wish.section, holdId }, hold, nowMs), [
       ['idempotency-replayed', fresh ? 'false' : 'true'],
@@ -184,40 +200,39 @@ export const addRoutes = (server: Server, parts: RouteParts & { holding: Holding
   });
 
   server.route('DELETE', '/v1/holds/:hold', async (request) => {
-    const { visitorId } = readVisitor(tokens, request);
+    const visitors = readVisitors(tokens, request);
     const holdId = request.params.hold ?? '';
     const event = eventOfHold(holdId);
     if (event === undefined) throw new Refusal('hold-missing');
-    await holding.release(event, holdId, visitorId);
+    await holding.release(event, holdId, visitors);
     return { status: 204, headers: [['cache-control', 'no-store']] };
   });
 
   server.route('POST', '/v1/orders', async (request) => {
-    const { visitorId, visit } = readVisit(tokens, request);
+    const inside = readInside(tokens, request);
     const key = readKey(request.header('idempotency-key'));
     const { holdId, payment } = readBody(request, ['holdId', 'payment']);
     if (typeof holdId !== 'string') throw new Refusal('bad-field', { detail: '`holdId` is a hold of yours' });
     const token = readPayment(payment);
-    const answer = await orders.place({ visitorId, visit, key, holdId, token });
-    return answered(answer);
+    const event = await findEventOfHold(inventory, holdId);
+    return answered(await orders.place({ ...insideFor(inside, event), key, holdId, token }));
   });
 
   server.route('GET', '/v1/orders', async (request) => {
-    const { visitorId } = readVisitor(tokens, request);
-    return json(200, { orders: await orders.list(visitorId) });
+    return json(200, { orders: await orders.list(readVisitors(tokens, request)) });
   });
 
   server.route('GET', '/v1/orders/:order', async (request) => {
-    const { visitorId } = readVisitor(tokens, request);
-    return json(200, await orders.find(orderIdOf(request.params.order), visitorId));
+    const visitors = readVisitors(tokens, request);
+    return json(200, await orders.find(orderIdOf(request.params.order), visitors));
   });
 
   server.route('POST', '/v1/orders/:order/refunds', async (request) => {
-    const { visitorId } = readVisitor(tokens, request);
+    const visitors = readVisitors(tokens, request);
     const key = readKey(request.header('idempotency-key'));
     const orderId = orderIdOf(request.params.order);
     if (request.body.length > 0) readBody(request, []);
-    return answered(await orders.refund({ visitorId, orderId, key }));
+    return answered(await orders.refund({ visitors, orderId, key }));
   });
 
   server.route('POST', '/v1/payments/:provider/webhook', async (request) => {

@@ -220,6 +220,8 @@ export const createSettlement = (options: {
       nowMs: '',
       holdId,
       visitor: order.visitor,
+      // Paid for: it neither ends with a session, nor does anybody have to wait before it.
+      ...{ visit: '', paceMs: 0, paceBurst: 0 },
       request: 'late',
       section: order.section,
       limit: Number.MAX_SAFE_INTEGER,

@@ -41,6 +41,8 @@ export type Admitted =
       /** Of the route that matched; empty for a whole host, and where no room guards. */
       prefix: string;
       session: Session | undefined;
+      /** Of the same request, of other rooms: only where no room guards, for booking-core. */
+      others: readonly Session[];
       /** The renewed value of the session's cookie, when it should be replaced. */
       cookie: string | undefined;
       /** The rule by which it passes without a session. */
@@ -56,6 +58,7 @@ export type Admission = {
 };
 
 const NOBODY = {};
+const NO_OTHERS: readonly Session[] = [];
 
 export const createAdmission = (options: {
   view: View;
@@ -75,16 +78,18 @@ export const createAdmission = (options: {
     return known;
   };
 
-  /** Any live session of a room in front of booking-core, for its paths that no room guards. */
-  const bookingSession = async (request: Asked['request']) => {
+  /** Every live session of a room in front of booking-core, for its paths that no room guards. */
+  const bookingSessions = async (request: Asked['request']) => {
+    const live: (SessionFound & { outcome: 'admitted' })[] = [];
     for (const [room, snapshot] of view.all()) {
       if (snapshot.settings.origin !== 'booking-core') continue;
       const shown = request.cookie(names.session(room));
       if (shown === undefined) continue;
       const admission = await sessions.admit(room, snapshot, shown);
-      if (admission.outcome === 'admitted') return admission;
+      if (admission.outcome === 'admitted') live.push(admission);
     }
-    return undefined;
+    const [first, ...others] = live;
+    return first === undefined ? NOBODY : { ...first, others: others.map(({ session }) => session) };
   };
 
   const bypassed = async (asked: Asked, room: RoomId, snapshot: Snapshot): Promise<string | undefined> => {
@@ -105,7 +110,7 @@ export const createAdmission = (options: {
   const conclude = (
     { method, request }: Asked,
     { guarded, snapshot, open }: Found,
-    shown: { session?: Session; cookie?: string | undefined; bypass?: string },
+    shown: { session?: Session; others?: readonly Session[]; cookie?: string | undefined; bypass?: string },
   ): Admitted => {
     const room = guarded?.room;
     const admitted = shown.session !== undefined;
@@ -134,6 +139,7 @@ export const createAdmission = (options: {
           snapshot,
           prefix: guarded?.prefix ?? '',
           session: shown.session,
+          others: shown.others ?? NO_OTHERS,
           cookie: shown.cookie,
           bypass: shown.bypass,
         };
@@ -177,8 +183,7 @@ export const createAdmission = (options: {
       const room = guarded?.room;
       const snapshot = room === undefined ? undefined : view.of(room);
       const found = { open, guarded, snapshot };
-      if (open)
-        return bookingSession(asked.request).then((shown) => conclude(asked, found, admittedBy(shown)));
+      if (open) return bookingSessions(asked.request).then((shown) => conclude(asked, found, shown));
       if (room === undefined || snapshot === undefined) return conclude(asked, found, {});
       if (snapshot.settings.bypass.length > 0) return byRules(asked, found, room, snapshot);
       const cookie = asked.request.cookie(sessionCookieOf(room));

@@ -17,10 +17,10 @@ import { isPlainPath, isPlainQuery } from '../kernel/path.ts';
 import type { Tokens } from '../kernel/token.ts';
 import type { Identifier } from '../line/identify.ts';
 import type { View } from '../line/view.ts';
-import { type CookieNames, newVisitor, signVisitor } from '../line/visitor.ts';
+import { type CookieNames, newVisitor } from '../line/visitor.ts';
 import type { Admission, Admitted } from './admission.ts';
-import { contextHeaders, createToldAgain } from './context.ts';
-import { setCookie } from './cookies.ts';
+import { createToldAgain, sessionHeaders, strangerHeaders } from './context.ts';
+import { visitorCookies } from './cookies.ts';
 import type { Limits } from './limits.ts';
 import { sessionCookie } from './passes.ts';
 import type { Header } from './places.ts';
@@ -80,36 +80,18 @@ export const createAuthorize = (options: {
   view: View;
 }): Handler => {
   const { config, admission, identifier, limits, tokens, names, view } = options;
-  const told = createToldAgain<Answer>();
+  const { visitorDays } = config;
+  const goOn = (headers: readonly Header[]): Answer => ({ status: 204, headers: [NO_STORE, ...headers] });
+  const told = createToldAgain((session) => prepared(goOn(sessionHeaders(tokens, session))));
 
-  const tell = async (request: Request, decision: Admitted & { act: 'proxy' }): Promise<Answer> => {
-    const { room, session, cookie: renewed } = decision;
+  /** A room that lets everybody through. Someone without a visitor cookie is given one. */
+  const tellStranger = async (request: Request, room: RoomId): Promise<Answer> => {
     // The header may be meant for the origin, whose it is.
     const shown = await identifier.visitorOf(request, { foreignTokens: true });
     const visitorId = shown ?? newVisitor();
-    const cookie: Header[] =
-      session !== undefined && renewed !== undefined
-        ? [sessionCookie(names, session, renewed, view.redisNowMs())]
-        : shown === undefined
-          ? [
-              setCookie(names, {
-                name: names.visitor,
-                value: signVisitor(tokens, visitorId, view.redisNowMs()),
-                maxAgeSeconds: config.visitorDays * 86_400,
-              }),
-            ]
-          : [];
-    const atMs = Date.now();
-    const answer = {
-      status: 204,
-      headers: [NO_STORE, ...contextHeaders(tokens, { visitorId, room, session }), ...cookie],
-    };
-    const visitorCookie = request.cookie(names.visitor);
-    if (session === undefined || visitorCookie === undefined || cookie.length > 0) return answer;
-    if (identifier.showsToken(request)) return answer;
-    const signed = prepared(answer);
-    told.keep(session, visitorCookie, signed, atMs);
-    return signed;
+    const cookies =
+      shown === undefined ? visitorCookies({ names, tokens, visitorDays }, visitorId, view.redisNowMs()) : [];
+    return goOn([...strangerHeaders(tokens, visitorId, room), ...cookies]);
   };
 
   const conclude = (request: Request, original: Original, decision: Admitted): Answer | Promise<Answer> => {
@@ -119,13 +101,13 @@ export const createAuthorize = (options: {
     if (decision.act !== 'proxy') return waitAnswer(room, waitingAddress(room, original));
     // Whatever is let by a rule is nobody's visit: it shows no one, and is given nothing.
     if (decision.bypass !== undefined) return GO_ON;
-    const { session } = decision;
-    if (session === undefined) return tell(request, decision);
+    const { session, cookie } = decision;
+    if (session === undefined) return tellStranger(request, room);
     const taken = limits.inside(request.address);
     if (taken.outcome === 'refused') throw limits.refusal(taken);
-    const before =
-      decision.cookie === undefined ? told.recall(session, request.cookie(names.visitor)) : undefined;
-    return before === undefined || identifier.showsToken(request) ? tell(request, decision) : before;
+    return cookie === undefined
+      ? told(session)
+      : goOn([...sessionHeaders(tokens, session), sessionCookie(names, session, cookie, view.redisNowMs())]);
   };
 
   return (request) => {

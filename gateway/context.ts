@@ -4,28 +4,40 @@
 import type { RoomId, VisitorId } from '../kernel/ids.ts';
 import { createRecent } from '../kernel/recent.ts';
 import type { Tokens } from '../kernel/token.ts';
-import { contextHeader, signContext } from '../line/context.ts';
+import { CONTEXT_SEPARATOR, contextHeader, signContext } from '../line/context.ts';
 import { type Session, sessionIdOf } from '../line/receipt.ts';
 import type { Header } from './places.ts';
 
-type Told = {
-  visitorId: VisitorId;
-  /** That guards the address, if one does. */
-  room: RoomId | undefined;
-  session: Session | undefined;
-};
+const headersOf = (context: string, visitorId: VisitorId, room: string, sessionId: string): Header[] => [
+  [contextHeader, context],
+  ['anteroom-visitor', visitorId],
+  ['anteroom-room', room],
+  // What the origin names when it ends the session later, from its own side.
+  ['anteroom-session-id', sessionId],
+];
 
-export const contextHeaders = (tokens: Tokens, told: Told): Header[] => {
-  const { visitorId, room, session } = told;
-  const passed = room === undefined ? { visitorId } : { visitorId, room };
-  const context = session === undefined ? passed : { visitorId, visit: session };
-  return [
-    [contextHeader, signContext(tokens, context, Date.now())],
-    ['anteroom-visitor', visitorId],
-    ['anteroom-room', session?.room ?? room ?? ''],
-    // What the origin names when it ends the session later, from its own side.
-    ['anteroom-session-id', session === undefined ? '' : sessionIdOf(session)],
-  ];
+/** Of somebody without a session. `room` guards the address, if one does. */
+export const strangerHeaders = (tokens: Tokens, visitorId: VisitorId, room: RoomId | undefined): Header[] =>
+  headersOf(
+    signContext(tokens, room === undefined ? { visitorId } : { visitorId, room }, Date.now()),
+    visitorId,
+    room ?? '',
+    '',
+  );
+
+/**
+ * Of a session: it says by itself who asks. Where no room guards the address, one may have sessions of several rooms;
+ * booking-core is told of all of them, and takes the one of the room that sells what is asked for.
+ */
+export const sessionHeaders = (
+  tokens: Tokens,
+  session: Session,
+  others: readonly Session[] = [],
+): Header[] => {
+  const contexts = [session, ...others].map((visit) =>
+    signContext(tokens, { visitorId: visit.visitorId, visit }, Date.now()),
+  );
+  return headersOf(contexts.join(CONTEXT_SEPARATOR), session.visitorId, session.room, sessionIdOf(session));
 };
 
 /**
@@ -34,24 +46,14 @@ export const contextHeaders = (tokens: Tokens, told: Told): Header[] => {
  */
 const TOLD_AGAIN_MS = 10_000;
 const TOLD_MAX = 50_000;
-/** By the session and the visitor cookie that were shown. Both are looked at each time; only the signing is spared. */
-type Kept<T> = { visitorCookie: string; atMs: number; value: T };
 
-export type ToldAgain<T> = {
-  /** What was told lately of this session to whoever showed this visitor cookie. */
-  recall(session: Session, visitorCookie: string | undefined): T | undefined;
-  /** `atMs` is when it was signed. */
-  keep(session: Session, visitorCookie: string, value: T, atMs: number): void;
-};
-
-export const createToldAgain = <T>(): ToldAgain<T> => {
-  const kept = createRecent<Session, Kept<T>>(TOLD_MAX);
-  return {
-    recall(session, visitorCookie) {
-      const before = kept.get(session);
-      if (before === undefined || before.visitorCookie !== visitorCookie) return undefined;
-      return Math.abs(Date.now() - before.atMs) < TOLD_AGAIN_MS ? before.value : undefined;
-    },
-    keep: (session, visitorCookie, value, atMs) => void kept.set(session, { visitorCookie, atMs, value }),
+/** What was told lately of a session, or else what `tell` says of it now. */
+export const createToldAgain = <T>(tell: (session: Session) => T): ((session: Session) => T) => {
+  const kept = createRecent<Session, { atMs: number; value: T }>(TOLD_MAX);
+  return (session) => {
+    const atMs = Date.now();
+    const before = kept.get(session);
+    if (before !== undefined && Math.abs(atMs - before.atMs) < TOLD_AGAIN_MS) return before.value;
+    return kept.set(session, { atMs, value: tell(session) }).value;
   };
 };

@@ -23,12 +23,12 @@ import { createOpenApi } from '../line/openapi.ts';
 import type { Session } from '../line/receipt.ts';
 import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
-import { type CookieNames, drawSeed, newVisitor, signVisitor } from '../line/visitor.ts';
+import { type CookieNames, drawSeed, newVisitor } from '../line/visitor.ts';
 import { end, roomKeys } from '../lua/room.ts';
 import { type Admitted, createAdmission } from './admission.ts';
 import { createAuthorize } from './authorize.ts';
-import { contextHeaders, createToldAgain } from './context.ts';
-import { setCookie } from './cookies.ts';
+import { createToldAgain, sessionHeaders, strangerHeaders } from './context.ts';
+import { visitorCookies } from './cookies.ts';
 import { readFields } from './fields.ts';
 import type { Judge } from './judging.ts';
 import type { Limits } from './limits.ts';
@@ -66,7 +66,7 @@ export type GatewayOptions = {
 export const createGateway = (options: GatewayOptions): Role => {
   const { config, server, redis, view, tokens, identifier, names, fetcher, log, metrics } = options;
   const sessions = createSessions({ redis, view, tokens });
-  const places = createPlaces(options);
+  const places = createPlaces({ ...options, sessions });
   const passes = createPasses({ ...options, places, sessions });
   const proxy = createProxy({ fetcher, metrics });
   const tunnels = createTunnels({ config, sessions, view, metrics, log });
@@ -223,49 +223,38 @@ export const createGateway = (options: GatewayOptions): Role => {
   };
   watchOrigins({ config, fetcher, view, originOf: roomOrigin, metrics, log });
 
-  const sessionHeaders = (session: Session | undefined, cookie: string | undefined): Header[] =>
-    session === undefined || cookie === undefined
-      ? []
-      : [sessionCookie(names, session, cookie, view.redisNowMs())];
-
   type Carried = Admitted & { act: 'proxy' };
   type Identity = { context: FlatHeaders; setCookies: Header[] };
   const NOBODY: Identity = { context: [], setCookies: [] };
-  const contexts = createToldAgain<FlatHeaders>();
+  const contexts = createToldAgain<FlatHeaders>((session) => sessionHeaders(tokens, session).flat());
 
-  /** Who asks, for the origin and for the browser. Someone without a visitor cookie is given one. */
-  const identityOf = async (request: Request, decision: Carried): Promise<Identity> => {
-    const { room, session, cookie, to, snapshot } = decision;
+  /** Who asks without a session, for the origin and for the browser. Without a visitor cookie they are given one. */
+  const strangerOf = async (request: Request, decision: Carried): Promise<Identity> => {
+    const { room, to, snapshot } = decision;
     const isOurOwn = to === 'booking-core' || snapshot?.settings.origin === 'booking-core';
     const shown = await identifier.visitorOf(request, { foreignTokens: !isOurOwn });
     const visitorId = shown ?? newVisitor();
-    const setCookies = sessionHeaders(session, cookie);
-    if (shown === undefined)
-      setCookies.push(
-        setCookie(names, {
-          name: names.visitor,
-          value: signVisitor(tokens, visitorId, view.redisNowMs()),
-          maxAgeSeconds: config.visitorDays * 86_400,
-        }),
-      );
-    const atMs = Date.now();
-    const context = contextHeaders(tokens, { visitorId, room, session }).flat();
-    const visitorCookie = request.cookie(names.visitor);
-    const isPlain = visitorCookie !== undefined && setCookies.length === 0 && !identifier.showsToken(request);
-    if (session !== undefined && isPlain) contexts.keep(session, visitorCookie, context, atMs);
-    return { context, setCookies };
+    const { visitorDays } = config;
+    return {
+      context: strangerHeaders(tokens, visitorId, room).flat(),
+      setCookies:
+        shown === undefined
+          ? visitorCookies({ names, tokens, visitorDays }, visitorId, view.redisNowMs())
+          : [],
+    };
   };
 
-  /** The same at once, where nothing has to be looked up or signed. */
-  const knownIdentityOf = (request: Request, decision: Carried): Identity | undefined => {
-    const { session, cookie, to, bypass } = decision;
+  /** Who is inside. Their session says by itself who that is; whatever else they show is for nobody. */
+  const insiderOf = (session: Session, { cookie, others }: Carried): Identity => ({
+    context: others.length > 0 ? sessionHeaders(tokens, session, others).flat() : contexts(session),
+    setCookies: cookie === undefined ? [] : [sessionCookie(names, session, cookie, view.redisNowMs())],
+  });
+
+  const identityOf = (request: Request, decision: Carried): Identity | Promise<Identity> => {
+    const { session, to, bypass } = decision;
     // Whatever is let by a rule is nobody's visit: it shows no one, and is given nothing.
     if (to === 'default' || bypass !== undefined) return NOBODY;
-    const visitorCookie = request.cookie(names.visitor);
-    if (session === undefined || cookie !== undefined || visitorCookie === undefined) return undefined;
-    const context = contexts.recall(session, visitorCookie);
-    if (context === undefined || identifier.showsToken(request)) return undefined;
-    return { context, setCookies: [] };
+    return session === undefined ? strangerOf(request, decision) : insiderOf(session, decision);
   };
 
   /** The origin has answered already: its answer goes out, whatever becomes of the slot. */
@@ -319,9 +308,9 @@ export const createGateway = (options: GatewayOptions): Role => {
           const taken = options.limits.inside(request.address);
           if (taken.outcome === 'refused') throw options.limits.refusal(taken);
         }
-        const identity = knownIdentityOf(request, decision);
-        return identity === undefined
-          ? identityOf(request, decision).then((found) => carry(request, decision, found))
+        const identity = identityOf(request, decision);
+        return 'then' in identity
+          ? identity.then((found) => carry(request, decision, found))
           : carry(request, decision, identity);
       }
     }

@@ -2,17 +2,19 @@
 // the word of an origin. A pass names its session, never a new one, so claiming again gives another pass for the same
 // session; only one of them is ever redeemed.
 
+import type { Config } from '../kernel/config.ts';
 import { Refusal } from '../kernel/errors.ts';
 import { type Handler, json, type Request, type Server } from '../kernel/http.ts';
 import { type PlaceId, parsePlaceId, type RoomId } from '../kernel/ids.ts';
 import { orUnavailable, type Redis } from '../kernel/redis.ts';
 import { PASS_LIFE_SECONDS, type Tokens } from '../kernel/token.ts';
+import type { Identifier } from '../line/identify.ts';
 import { parseSessionId, type Session, sessionIdOf, signSession } from '../line/receipt.ts';
 import { readService } from '../line/service.ts';
 import type { View } from '../line/view.ts';
-import type { CookieNames } from '../line/visitor.ts';
+import { type CookieNames, newVisitor } from '../line/visitor.ts';
 import { end, redeem, roomKeys } from '../lua/room.ts';
-import { setCookie } from './cookies.ts';
+import { setCookie, visitorCookies } from './cookies.ts';
 import { readFields } from './fields.ts';
 import { costs, type Limits } from './limits.ts';
 import type { At, Header, Places } from './places.ts';
@@ -26,6 +28,8 @@ export const sessionCookie = (names: CookieNames, session: Session, value: strin
   setCookie(names, { name: names.session(session.room), value, maxAgeSeconds: secondsLeft(session, nowMs) });
 
 export const createPasses = (options: {
+  config: Pick<Config, 'visitorDays'>;
+  identifier: Pick<Identifier, 'visitorOf'>;
   redis: Redis;
   view: View;
   tokens: Tokens;
@@ -34,7 +38,8 @@ export const createPasses = (options: {
   places: Places;
   sessions: Sessions;
 }) => {
-  const { redis, view, tokens, names, limits, places, sessions } = options;
+  const { redis, view, tokens, identifier, names, limits, places, sessions } = options;
+  const { visitorDays } = options.config;
 
   const limitAddress = async (request: Request, cost: number): Promise<void> => {
     const taken = await limits.take({ address: request.address, cost });
@@ -89,8 +94,10 @@ export const createPasses = (options: {
     if (pass.outcome !== 'valid' || placeId === undefined || pass.sale !== sale)
       throw new Refusal('pass-invalid');
     const { number, serial } = pass;
+    const shown = await identifier.visitorOf(request, { foreignTokens: true });
+    const visitor = shown ?? newVisitor();
     const done = await orUnavailable(
-      redeem.run(redis, roomKeys(room), { nowMs: '', sale, placeId, number, serial }),
+      redeem.run(redis, roomKeys(room), { nowMs: '', sale, placeId, number, serial, visitor }),
     );
     switch (done.outcome) {
       case 'unknown':
@@ -105,19 +112,15 @@ export const createPasses = (options: {
       case 'superseded':
         throw new Refusal('session-superseded');
       case 'redeemed': {
-        const { expiresAtMs, startedAtMs, epoch } = done;
-        const session: Session = {
-          room,
-          sale,
-          placeId,
-          number,
-          expiresAtMs,
-          startedAtMs,
-          epoch,
-          serial: done.serial,
-        };
+        const { outcome: _, ...redeemed } = done;
+        const session: Session = { room, sale, placeId, ...redeemed };
+        const nowMs = view.redisNowMs();
         return json(201, publicSession(session), [
-          sessionCookie(names, session, signSession(tokens, session), view.redisNowMs()),
+          sessionCookie(names, session, signSession(tokens, session), nowMs),
+          // On this host nobody was known yet: it is whose session it is, also when that has ended.
+          ...(shown === undefined
+            ? visitorCookies({ names, tokens, visitorDays }, session.visitorId, nowMs)
+            : []),
         ]);
       }
     }

@@ -4,7 +4,7 @@
 import type { Config } from '../kernel/config.ts';
 import { Refusal } from '../kernel/errors.ts';
 import type { Request } from '../kernel/http.ts';
-import { parseRoomId, type RoomId } from '../kernel/ids.ts';
+import { parseRoomId, type RoomId, type VisitorId } from '../kernel/ids.ts';
 import type { Metrics } from '../kernel/metrics.ts';
 import { orUnavailable, type Redis } from '../kernel/redis.ts';
 import type { Tokens } from '../kernel/token.ts';
@@ -24,13 +24,14 @@ import {
 } from '../line/receipt.ts';
 import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
-import { type CookieNames, drawScore, drawSeed, signVisitor } from '../line/visitor.ts';
+import { type CookieNames, drawScore, drawSeed } from '../line/visitor.ts';
 import type { HeldPlace } from '../lua/room.ts';
 import { adopt, claim, here, type Looked, leave, restore, roomKeys } from '../lua/room.ts';
-import { clearRoomCookies, setCookie } from './cookies.ts';
+import { clearRoomCookies, setCookie, visitorCookies } from './cookies.ts';
 import { createJoining } from './joining.ts';
 import type { Judge } from './judging.ts';
 import { costs, type LimitOutcome, type Limits } from './limits.ts';
+import type { Sessions } from './sessions.ts';
 
 export type Header = readonly [name: string, value: string];
 
@@ -81,11 +82,12 @@ export const createPlaces = (options: {
   names: CookieNames;
   limits: Limits;
   judge: Judge;
+  sessions: Pick<Sessions, 'hasEnded'>;
   metrics: Metrics;
   /** What the process refuses for lack of room, 0 to 3: polls are further apart then. */
   level?: () => number;
 }): Places => {
-  const { config, redis, looks, view, tokens, identifier, names, limits, judge, metrics } = options;
+  const { config, redis, looks, view, tokens, identifier, names, limits, judge, sessions, metrics } = options;
   const drawKey = tokens.derive('draw');
   const joining = createJoining({ config, redis });
 
@@ -108,16 +110,10 @@ export const createPlaces = (options: {
         : await limits.takeKnown({ address, visitorId: identity.visitor, cost }),
     );
 
+  const visitorCookieOf = (visitor: VisitorId): Header[] =>
+    visitorCookies({ names, tokens, visitorDays: config.visitorDays }, visitor, view.redisNowMs());
   const visitorCookie = (identity: Identity): Header[] =>
-    identity.renewCookie
-      ? [
-          setCookie(names, {
-            name: names.visitor,
-            value: signVisitor(tokens, identity.visitor, view.redisNowMs()),
-            maxAgeSeconds: config.visitorDays * 86_400,
-          }),
-        ]
-      : [];
+    identity.renewCookie ? visitorCookieOf(identity.visitor) : [];
 
   /** The receipt of a place, as cookie and text. A draw keeps its score to itself before opening. */
   const receiptOf = (room: RoomId, snapshot: Snapshot, identity: Identity, place: HeldPlace): string =>
@@ -191,6 +187,7 @@ export const createPlaces = (options: {
   };
 
   const restoreFrom = async (room: RoomId, receipt: Receipt): Promise<void> => {
+    if (sessions.hasEnded(room, receipt)) return; // Who gave a place up stands where they joined again.
     const done = await orUnavailable(
       restore.run(redis, roomKeys(room), {
         nowMs: '',
@@ -336,9 +333,15 @@ export const createPlaces = (options: {
         shown.placeId === placeId &&
         shown.number === number;
       let shownSerial: number | '' = isShown ? shown.serial : '';
-      let done = await orUnavailable(claim.run(redis, keys, { nowMs: '', placeId, number, shownSerial }));
+      const claimOnce = () =>
+        orUnavailable(
+          claim.run(redis, keys, { nowMs: '', placeId, number, shownSerial, visitor: identity.visitor }),
+        );
+      let done = await claimOnce();
       if (done.outcome === 'notPromoted' && token !== undefined && token.deadlineMs >= view.redisNowMs()) {
-        // Promoted before Redis lost its data: the signed token stands in for the promotion.
+        // Promoted before Redis lost its data: the signed token stands in for the promotion, but not for a visit of
+        // which we know that it is over.
+        if (sessions.hasEnded(room, { placeId, number })) throw new Refusal('place-finished');
         const nowMs = view.redisNowMs();
         const adopted = await orUnavailable(
           adopt.run(redis, keys, {
@@ -350,11 +353,12 @@ export const createPlaces = (options: {
             startedAtMs: Math.floor(nowMs),
             sessionEpoch: token.epoch,
             serial: shownSerial || 1,
+            visitor: identity.visitor,
           }),
         );
         if (adopted.outcome === 'adopted') {
           shownSerial ||= 1;
-          done = await orUnavailable(claim.run(redis, keys, { nowMs: '', placeId, number, shownSerial }));
+          done = await claimOnce();
         }
       }
       metrics.inc('claims_total', { room, outcome: done.outcome });
@@ -367,13 +371,14 @@ export const createPlaces = (options: {
           throw new Refusal('not-your-turn');
         case 'active':
         case 'claimed': {
-          const { expiresAtMs, startedAtMs, epoch, serial } = done;
-          const session: Session = { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial };
-          const maxAgeSeconds = Math.max(1, Math.floor((expiresAtMs - view.redisNowMs()) / 1000));
+          const { outcome: _, ...claimed } = done;
+          const session: Session = { room, sale, placeId, ...claimed };
+          const maxAgeSeconds = Math.max(1, Math.floor((session.expiresAtMs - view.redisNowMs()) / 1000));
           return {
             session,
             headers: [
-              ...visitorCookie(identity),
+              // Who shows nobody is from now on who the session is of.
+              ...(identity.isNew ? visitorCookieOf(session.visitorId) : visitorCookie(identity)),
               setCookie(names, {
                 name: names.session(room),
                 value: signSession(tokens, session),

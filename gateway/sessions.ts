@@ -34,6 +34,8 @@ export type Sessions = {
   admit(room: RoomId, snapshot: Snapshot, cookie: string | undefined): Promise<Admission>;
   /** Whether the session a cookie was read from still admits, however old that cookie is. May ask Redis. */
   isLive(session: Session): Promise<boolean>;
+  /** Whether the end of this visit was heard of: no proof brings it back, also where Redis has forgotten. */
+  hasEnded(room: RoomId, visit: Visit): boolean;
   /** Said by the entry stream, or by whoever ended it here. */
   ended(room: RoomId, visit: Visit): void;
   /** Said by the entry stream: cookies of this visit with a lower serial admit nobody. */
@@ -95,7 +97,7 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
 
   /** The session must be active in Redis, or may be adopted after a loss of data. */
   const ask = async (session: Session, state: Known): Promise<void> => {
-    const { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial } = session;
+    const { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial, visitorId } = session;
     const asked = { age, ends: state.ends };
     const done = await adopt.run(redis, roomKeys(room), {
       nowMs: '',
@@ -106,6 +108,7 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
       startedAtMs,
       sessionEpoch: asked.ends > 0 ? NOT_BEFORE_ANY_LOSS : epoch,
       serial,
+      visitor: visitorId,
     });
     if (done.outcome === 'unknown') throw new Refusal('room-recovering');
     if (state.ends !== asked.ends) return; // News has overtaken this answer.
@@ -197,6 +200,7 @@ export const createSessions = (options: { redis: Redis; view: View; tokens: Toke
       if (state.age !== age || state.mode === 'unknown') await ask(session, state);
       return state.mode === 'live' && session.serial >= state.serial;
     },
+    hasEnded: (room, visit) => visits.get(keyOf(room, visit))?.mode === 'ended',
     ended(room, visit) {
       end(knownOrNew(keyOf(room, visit)));
     },

@@ -36,6 +36,10 @@ export const errorTable = {
   'proxy-unknown': [403, 'Only a proxy that this installation trusts may ask here. See `detail`.'],
   'origin-refused': [403, 'Requests from that page are not accepted here.'],
   // The line
+  'session-other-room': [
+    403,
+    'Your session is for another waiting room. Join the one that sells this at `join`, and wait for your turn.',
+  ],
   'session-required': [429, 'A waiting room guards this address. Join at `join` and wait for your turn.'],
   'admission-required': [
     401,
@@ -99,6 +103,10 @@ export const errorTable = {
   'seats-taken': [409, 'At least one of those seats has just been taken. Choose others.'],
   'seats-none-together': [409, 'There are not that many seats left together. Try fewer, or another section.'],
   'seat-limit': [409, 'That would be more seats than one person may hold.'],
+  'hold-cooling': [
+    429,
+    'You have taken seats many times in a short while. Keep those you have, or wait a moment before you choose again.',
+  ],
   'hold-missing': [404, 'There is no such hold. It may have run out; choose seats again.'],
   'hold-expired': [409, 'The hold has run out. Choose seats again.'],
   'order-missing': [404, 'There is no such order.'],

@@ -56,7 +56,7 @@ export const keyTable = {
     owner: 'lua/room',
     life: 'the sale',
     holds:
-      'placeId → what the sets cannot say, for the few it concerns: number, score, flags, start and a session’s serial',
+      'placeId → what the sets cannot say, for the few it concerns: number, score, flags, start, a session’s serial and visitor',
   },
   finished: {
     name: 'ar:{r}:finished',
@@ -119,7 +119,7 @@ export const keyTable = {
     type: 'hash',
     owner: 'lua/booking',
     life: 'ten minutes beyond the end of the hold; sold ones as long as they are sold',
-    holds: 'holdId → state, fence, visitor, section, expiry, request, seats',
+    holds: 'holdId → state, fence, visitor, section, expiry, request, seats, visit',
   },
   expiries: {
     name: 'ar:b:{event}:expiries',
@@ -135,6 +135,13 @@ export const keyTable = {
     owner: 'lua/booking',
     life: 'while the visitor holds or owns seats',
     holds: 'visitor → seats held or bought',
+  },
+  pace: {
+    name: 'ar:b:{event}:pace',
+    type: 'zset',
+    owner: 'lua/booking',
+    life: 'a minute beyond the visitor’s last hold',
+    holds: 'visitor → theoretical arrival time of GCRA, ms',
   },
 } as const satisfies Record<string, Row>;
 
@@ -152,7 +159,7 @@ export type RoomKeyName =
   | 'joins'
   | 'snapshot'
   | 'decisions';
-export type BookingKeyName = 'seats' | 'holds' | 'expiries' | 'holders';
+export type BookingKeyName = 'seats' | 'holds' | 'expiries' | 'holders' | 'pace';
 
 export const roomsKey = keyTable.rooms.name;
 export const roomKey = (room: RoomId, name: RoomKeyName): string => `ar:{${room}}:${name}`;

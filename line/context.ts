@@ -15,15 +15,18 @@ import {
 } from '../kernel/ids.ts';
 import type { Field, Tokens } from '../kernel/token.ts';
 
+export type Visit = { room: RoomId; placeId: PlaceId; number: number; sale: number };
 export type Context = {
   visitorId: VisitorId;
   /** The visit that the session belongs to; undefined when the request passed without one. */
-  visit?: { room: RoomId; placeId: PlaceId; number: number; sale: number };
+  visit?: Visit;
   /** The room that let the request pass without a session. */
   room?: RoomId;
 };
 
 export const contextHeader = 'anteroom-context';
+/** Between the contexts of one who has sessions in several rooms; only booking-core is ever told of more than one. */
+export const CONTEXT_SEPARATOR = ',';
 const LIFE_MS = 60_000;
 
 export const signContext = (tokens: Tokens, context: Context, nowMs: number): string => {

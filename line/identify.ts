@@ -44,8 +44,6 @@ export type Identifier = {
    * a sign-in of its own, a token that is not for us is no fault (`foreignTokens`): the header is passed on to it.
    */
   visitorOf(request: Request, options: { foreignTokens: boolean }): Promise<VisitorId | undefined>;
-  /** Whether the request shows anything but a visitor cookie that `visitorOf` would have to look at. */
-  showsToken(request: Request): boolean;
   identify(request: Request, room: RoomId, snapshot: Snapshot, given?: Receipt): Promise<Identity>;
 };
 
@@ -90,7 +88,6 @@ export const createIdentifier = (options: {
     readVisitor(tokens, request.cookie(names.visitor), { nowMs: nowMs(), lifeDays: visitorDays });
 
   return {
-    showsToken: (request) => users?.shows(request) === true,
     async visitorOf(request, { foreignTokens }) {
       try {
         const user = await users?.userOf(request, { lenient: true });

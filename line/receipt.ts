@@ -2,7 +2,14 @@
 // session. Each is a compact HMAC of its own kind. A withheld place's receipt looks the same and is signed with
 // another key, so that its owner cannot tell and we still know.
 
-import { type PlaceId, parsePlaceId, parseRoomId, type RoomId } from '../kernel/ids.ts';
+import {
+  type PlaceId,
+  parsePlaceId,
+  parseRoomId,
+  parseVisitorId,
+  type RoomId,
+  type VisitorId,
+} from '../kernel/ids.ts';
 import type { Field, Tokens } from '../kernel/token.ts';
 
 /**
@@ -30,6 +37,8 @@ export type Session = {
   epoch: number;
   /** Rises when the session goes to another browser or host; a cookie with a lower one admits nobody. */
   serial: number;
+  /** Who claimed it. Whatever else a request shows, behind the gate it is this visitor's. */
+  visitorId: VisitorId;
 };
 export type Claim = {
   room: RoomId;
@@ -59,6 +68,7 @@ export const signSession = (tokens: Tokens, s: Session): string =>
     s.startedAtMs,
     s.epoch,
     s.serial,
+    s.visitorId,
   ]);
 /** The name of a session in passes, headers and the interface that ends it. */
 export const sessionIdOf = (visit: { placeId: PlaceId; number: number }): string =>
@@ -71,17 +81,19 @@ export const parseSessionId = (text: string): { placeId: PlaceId; number: number
 export const signClaim = (tokens: Tokens, c: Claim): string =>
   tokens.sign('claim', [c.room, c.sale, c.placeId, c.number, c.deadlineMs, c.epoch]);
 
-/** Room, sale, placeId and number stand first in all three; the rest are whole numbers. */
+/** Room, sale, placeId and number stand first in all three; whole numbers follow, in a session also its visitor. */
 type Visit6 = [room: RoomId, sale: number, placeId: PlaceId, number: number, number, number];
-type Visit8 = [...Visit6, number, number];
+type Visit9 = [...Visit6, number, number, visitor: VisitorId];
 // Checked where they are: requests by the thousand pay for every list that is taken apart and made anew.
-const isVisit = <V extends Visit6 | Visit8>(
+const isVisit = <V extends Visit6 | Visit9>(
   fields: Field[] | undefined,
   length: V['length'],
 ): fields is V => {
   if (fields === undefined || fields.length !== length) return false;
-  for (let index = 1; index < length; index += 1)
+  const numbers = Math.min(length, 8);
+  for (let index = 1; index < numbers; index += 1)
     if (index !== 2 && typeof fields[index] !== 'number') return false;
+  if (length === 9 && parseVisitorId(fields[8]) === undefined) return false;
   return parseRoomId(fields[0]) !== undefined && parsePlaceId(fields[2]) !== undefined;
 };
 
@@ -107,9 +119,9 @@ export const readReceipt = (tokens: Tokens, text: string): Receipt | undefined =
 };
 export const readSession = (tokens: Tokens, text: string): Session | undefined => {
   const read = tokens.verify('session', text);
-  if (!isVisit<Visit8>(read, 8)) return undefined;
-  const [room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial] = read;
-  return { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial };
+  if (!isVisit<Visit9>(read, 9)) return undefined;
+  const [room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial, visitorId] = read;
+  return { room, sale, placeId, number, expiresAtMs, startedAtMs, epoch, serial, visitorId };
 };
 export const readClaim = (tokens: Tokens, text: string): Claim | undefined => {
   const read = tokens.verify('claim', text);

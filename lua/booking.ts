@@ -23,6 +23,8 @@ export type Hold = {
   request: string;
   /** Places of the seats in the section's map, ascending from 0, row separators counted. */
   offsets: number[];
+  /** `room/placeId.number` of the session that holds; empty where it is an order that does. */
+  visit: string;
 };
 
 const stateOf = (word: unknown): HoldState => {
@@ -31,9 +33,9 @@ const stateOf = (word: unknown): HoldState => {
   return state;
 };
 
-/** `state|epoch|number|visitor|section|expiresAtMs|request|offset,offset` as the scripts read and write it. */
+/** `state|epoch|number|visitor|section|expiresAtMs|request|offset,offset|visit` as the scripts read and write it. */
 export const parseHold = (entry: string): Hold => {
-  const [state, epoch, number, visitor, section, expiresAtMs, request, offsets] = entry.split('|');
+  const [state, epoch, number, visitor, section, expiresAtMs, request, offsets, visit] = entry.split('|');
   return {
     state: stateOf(state),
     epoch: Number(epoch),
@@ -43,6 +45,7 @@ export const parseHold = (entry: string): Hold => {
     expiresAtMs: Number(expiresAtMs),
     request: request ?? '',
     offsets: (offsets ?? '').split(',').filter(Boolean).map(Number),
+    visit: visit ?? '',
   };
 };
 export const formatHold = (hold: Hold): string =>
@@ -55,6 +58,7 @@ export const formatHold = (hold: Hold): string =>
     hold.expiresAtMs,
     hold.request,
     hold.offsets.join(','),
+    hold.visit,
   ].join('|');
 
 export const bookingKeys = (event: EventId) => ({
@@ -62,35 +66,52 @@ export const bookingKeys = (event: EventId) => ({
   holds: bookingKey(event, 'holds'),
   expiries: bookingKey(event, 'expiries'),
   holders: bookingKey(event, 'holders'),
+  pace: bookingKey(event, 'pace'),
 });
 
 const ALL = ['seats', 'holds', 'expiries', 'holders'] as const;
+const PACED = [...ALL, 'pace'] as const;
 const THREE = ['seats', 'holds', 'expiries'] as const;
 /** A word of `words`: script.ts has checked that the reply is one of the outcomes. */
 const wordOf = <W extends string>(reply: Reply): { outcome: W } => ({ outcome: reply[0] as W });
 const entryOf = (reply: Reply): Hold => parseHold(String(reply[1]));
 
 type Held =
+  | { outcome: 'cooling'; retryAfterMs: number }
   | { outcome: 'rebuilding' | 'conflict' | 'unknown' | 'limit' | 'taken' | 'none' }
   | { outcome: 'ended'; state: HoldState }
   | { outcome: 'held' | 'repeated'; hold: Hold };
 
 export const hold = script({
   name: 'booking.hold',
-  keys: ALL,
+  keys: PACED,
   args: [
     'nowMs',
     'holdId',
     'visitor',
+    'visit',
     'request',
     'section',
     'limit',
     'ttlMs',
+    'paceMs',
+    'paceBurst',
     'count',
     'together',
     '...offsets',
   ],
-  outcomes: ['rebuilding', 'conflict', 'ended', 'repeated', 'unknown', 'limit', 'taken', 'none', 'held'],
+  outcomes: [
+    'rebuilding',
+    'conflict',
+    'ended',
+    'repeated',
+    'unknown',
+    'limit',
+    'cooling',
+    'taken',
+    'none',
+    'held',
+  ],
   read: (reply): Held => {
     switch (reply[0]) {
       case 'held':
@@ -98,6 +119,8 @@ export const hold = script({
         return { outcome: reply[0], hold: entryOf(reply) };
       case 'ended':
         return { outcome: 'ended', state: stateOf(reply[1]) };
+      case 'cooling':
+        return { outcome: 'cooling', retryAfterMs: Number(reply[1]) };
       default:
         return wordOf<'rebuilding' | 'conflict' | 'unknown' | 'limit' | 'taken' | 'none'>(reply);
     }
@@ -162,7 +185,7 @@ type Expired =
 
 export const expire = script({
   name: 'booking.expire',
-  keys: ALL,
+  keys: PACED,
   args: ['nowMs', 'expireMax', 'keepMs', 'leaseMs'],
   outcomes: ['rebuilding', 'expired'],
   read: (reply): Expired =>

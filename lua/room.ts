@@ -1,7 +1,7 @@
 // The scripts of a room as typed functions. Each is one transition of the line; the file below lua/room/ has its
 // contract. Replies are read here and become unions of outcomes.
 
-import type { RoomId } from '../kernel/ids.ts';
+import type { RoomId, VisitorId } from '../kernel/ids.ts';
 import { type RoomKeyName, roomKey } from '../kernel/keys.ts';
 import { type Reply, script, UnknownOutcome } from './script.ts';
 
@@ -209,6 +209,8 @@ export type SessionTimes = {
   epoch: number;
   /** Rises each time the session goes to another browser or host; only the newest counts. */
   serial: number;
+  /** Who claimed first. */
+  visitorId: VisitorId;
 };
 const timesOf = (reply: Reply): SessionTimes => ({
   number: count(reply, 1),
@@ -216,6 +218,7 @@ const timesOf = (reply: Reply): SessionTimes => ({
   startedAtMs: count(reply, 3),
   epoch: count(reply, 4),
   serial: count(reply, 5),
+  visitorId: String(reply[6]) as VisitorId, // Written by the scripts from a VisitorId.
 });
 export type Claimed =
   | Unknown
@@ -227,7 +230,7 @@ export type Claimed =
 export const claim = script({
   name: 'room.claim',
   keys: ['room', 'promoted', 'active', 'places', 'finished', 'entries'],
-  args: ['nowMs', 'placeId', 'number', 'shownSerial'],
+  args: ['nowMs', 'placeId', 'number', 'shownSerial', 'visitor'],
   outcomes: ['unknown', 'finished', 'active', 'notPromoted', 'claimed'],
   read: (reply): Claimed => {
     switch (reply[0]) {
@@ -253,7 +256,7 @@ export type Redeemed =
 export const redeem = script({
   name: 'room.redeem',
   keys: ['room', 'active', 'places', 'finished', 'entries'],
-  args: ['nowMs', 'sale', 'placeId', 'number', 'serial'],
+  args: ['nowMs', 'sale', 'placeId', 'number', 'serial', 'visitor'],
   outcomes: ['unknown', 'otherSale', 'finished', 'notActive', 'redeemedBefore', 'superseded', 'redeemed'],
   read: (reply): Redeemed => {
     switch (reply[0]) {
@@ -393,7 +396,17 @@ export type Adopted =
 export const adopt = script({
   name: 'room.adopt',
   keys: ['room', 'line', 'parked', 'active', 'places', 'finished', 'promoted', 'entries'],
-  args: ['nowMs', 'sale', 'placeId', 'number', 'expiresAtMs', 'startedAtMs', 'sessionEpoch', 'serial'],
+  args: [
+    'nowMs',
+    'sale',
+    'placeId',
+    'number',
+    'expiresAtMs',
+    'startedAtMs',
+    'sessionEpoch',
+    'serial',
+    'visitor',
+  ],
   outcomes: ['unknown', 'otherSale', 'active', 'finished', 'ended', 'adopted'],
   read: (reply): Adopted => {
     switch (reply[0]) {

@@ -9,7 +9,16 @@ import { type EventId, parseEventId } from '../../kernel/ids.ts';
 import { orUnavailable } from '../../kernel/redis.ts';
 import { eventOfHold, findHold, viewHold } from '../holds.ts';
 import { type SaleEvent, sectionOf } from '../inventory.ts';
-import { findEvent, readKey, readPayment, readVisit, readVisitor, readWish } from '../reading.ts';
+import {
+  findEvent,
+  findEventOfHold,
+  insideFor,
+  readInside,
+  readKey,
+  readPayment,
+  readVisitors,
+  readWish,
+} from '../reading.ts';
 import type { Holding, RouteParts } from '../routes.ts';
 import { type Asset, readAssets, securityPolicy } from './assets.ts';
 import { holdPage, orderPage, ordersPage, refusalPage, salePage } from './views.ts';
@@ -102,15 +111,13 @@ export const addPage = (server: Server, parts: RouteParts & { holding: Holding }
   server.route('GET', '/demo/', showSale);
 
   const heldBy = async (request: Request, holdId: string) => {
-    const { visitorId } = readVisitor(tokens, request);
-    const eventId = eventOfHold(holdId);
-    if (eventId === undefined) throw new Refusal('hold-missing');
-    const event = await findEvent(inventory, eventId);
+    const visitors = readVisitors(tokens, request);
+    const event = await findEventOfHold(inventory, holdId);
     const [hold, [seconds]] = await orUnavailable(
-      Promise.all([findHold(redis, eventId, holdId), redis.time()]),
+      Promise.all([findHold(redis, event.id, holdId), redis.time()]),
     );
     if (hold === undefined) throw new Refusal('hold-missing');
-    if (hold.visitorId !== visitorId) throw new Refusal('not-yours');
+    if (!visitors.includes(hold.visitorId)) throw new Refusal('not-yours');
     const section = sectionOf(event, hold.section);
     const nowMs = Number(seconds) * 1000;
     if (
@@ -131,20 +138,21 @@ export const addPage = (server: Server, parts: RouteParts & { holding: Holding }
   );
 
   const takeHold = async (request: Request, form: URLSearchParams): Promise<Answer> => {
-    const { visitorId } = readVisit(tokens, request);
+    const inside = readInside(tokens, request);
     const key = readKey(form.get('key') ?? undefined);
     const event = await saleEvent();
     const section = form.get('section') ?? '';
     const wish = readWish(event, { section, count: Number(form.get('count')) });
     // One page holds a form for each section, all with the key of that page: the section makes it one a wish.
-    const { holdId } = await holding.take(event, visitorId, `${key}-${section}`, wish);
+    const { holdId } = await holding.take(event, insideFor(inside, event), `${key}-${section}`, wish);
     return seeOther(`/demo/hold/${holdId}`);
   };
   const pay = async (request: Request, form: URLSearchParams, holdId: string): Promise<Answer> => {
-    const { visitorId, visit } = readVisit(tokens, request);
+    const inside = readInside(tokens, request);
     const key = readKey(form.get('key') ?? undefined);
     const token = readPayment({ method: 'card', token: form.get('card') });
-    const answer = await orders.place({ visitorId, visit, key, holdId, token });
+    const sold = await findEventOfHold(inventory, holdId);
+    const answer = await orders.place({ ...insideFor(inside, sold), key, holdId, token });
     if (answer.status < 300) {
       const { id } = answer.body as { id: string }; // An OrderView: what place answers below 300.
       return seeOther(`/demo/orders/${id}`);
@@ -157,7 +165,7 @@ export const addPage = (server: Server, parts: RouteParts & { holding: Holding }
   };
   const release = async (request: Request, holdId: string, event: EventId | undefined): Promise<Answer> => {
     if (event === undefined) throw new Refusal('hold-missing');
-    await holding.release(event, holdId, readVisitor(tokens, request).visitorId);
+    await holding.release(event, holdId, readVisitors(tokens, request));
     return seeOther('/demo');
   };
   server.route(
@@ -186,17 +194,17 @@ export const addPage = (server: Server, parts: RouteParts & { holding: Holding }
     'GET',
     '/demo/orders',
     asPage(async (request) =>
-      page(200, ordersPage(assets, await orders.list(readVisitor(tokens, request).visitorId))),
+      page(200, ordersPage(assets, await orders.list(readVisitors(tokens, request)))),
     ),
   );
   server.route(
     'GET',
     '/demo/orders/:order',
     asPage(async (request) => {
-      const { visitorId } = readVisitor(tokens, request);
+      const visitors = readVisitors(tokens, request);
       const orderId = request.params.order ?? '';
       if (!ORDER_ID.test(orderId)) throw new Refusal('bad-id');
-      const order = await orders.find(orderId, visitorId);
+      const order = await orders.find(orderId, visitors);
       return page(200, orderPage(assets, order, await orders.holdOf(orderId)));
     }, '/demo/orders'),
   );

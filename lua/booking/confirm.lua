@@ -9,7 +9,7 @@ local holdId, epoch, number = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('HGET', seatsKey, 'ready') ~= '1' then return { 'rebuilding' } end
 local entry = redis.call('HGET', holdsKey, holdId)
 if not entry then return { 'missing' } end
-local state, rest, e, n, section, offsets = string.match(entry, '^(%a+)(|(%d+)|(%d+)|[^|]*|([^|]*)|%d+|[^|]*|([%d,]*))$')
+local state, rest, e, n, section, offsets = string.match(entry, '^(%a+)(|(%d+)|(%d+)|[^|]*|([^|]*)|%d+|[^|]*|([%d,]*).*)$')
 if e ~= epoch or n ~= number then return { 'fenced' } end
 if state == 'confirmed' then return { 'confirmed' } end
 if state ~= 'held' and state ~= 'ordered' then return { 'ended', state } end

@@ -1,12 +1,14 @@
 -- booking.hold: takes seats for one visitor, all or nothing. The caller chooses the hold's id, so that asking twice
--- gives the same answer; that is looked at before anything is searched for.
--- KEYS: seats holds expiries holders
--- ARGV: nowMs(ms, '' = Redis TIME) holdId visitor request section limit ttlMs(ms) count together ...offsets
--- Returns: rebuilding | conflict | ended <state> | repeated <entry> | unknown | limit | taken | none | held <entry>
+-- gives the same answer; that is looked at before anything is searched for. Who takes and gives back again and again
+-- has to wait: a visitor may take `paceBurst` holds at once, then one each `paceMs` (GCRA, as lua/limit/take.lua).
+-- KEYS: seats holds expiries holders pace
+-- ARGV: nowMs(ms, '' = Redis TIME) holdId visitor visit('' = none) request section limit ttlMs(ms) paceMs(ms) paceBurst(0 = any number) count together ...offsets
+-- Returns: rebuilding | conflict | ended <state> | repeated <entry> | unknown | limit | cooling <retryAfterMs> | taken | none | held <entry>
 -- Cost: O(seats of the section + seats taken)
-local seatsKey, holdsKey, expiriesKey, holdersKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local nowArg, holdId, visitor, request, section = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local limit, ttlMs, count, together = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+local seatsKey, holdsKey, expiriesKey, holdersKey, paceKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local nowArg, holdId, visitor, visit, request, section = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local limit, ttlMs, paceMs, paceBurst = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local count, together = tonumber(ARGV[11]), ARGV[12]
 
 local f = redis.call('HMGET', seatsKey, 'ready', 'epoch', 'm:' .. section)
 if f[1] ~= '1' then return { 'rebuilding' } end
@@ -20,10 +22,16 @@ end
 local map = f[3]
 if not map then return { 'unknown' } end
 if tonumber(redis.call('HGET', holdersKey, visitor) or 0) + count > limit then return { 'limit' } end
+local time = redis.call('TIME')
+local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
+-- Time that went back would leave the stored time far ahead: never further than one whole window.
+local window = paceMs * paceBurst
+local paced = math.min(math.max(tonumber(redis.call('ZSCORE', paceKey, visitor) or 0), now), now + window) + paceMs
+if paceBurst > 0 and paced - now > window then return { 'cooling', paced - now - window } end
 
 local offsets = {}
-if #ARGV > 9 then
-  for i = 10, #ARGV do
+if #ARGV > 12 then
+  for i = 13, #ARGV do
     local offset = tonumber(ARGV[i])
     if string.sub(map, offset + 1, offset + 1) ~= 'f' then return { 'taken' } end
     offsets[#offsets + 1] = offset
@@ -39,15 +47,15 @@ else
   end
 end
 
-local time = redis.call('TIME')
-local expiresAt = (tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))) + ttlMs
+local expiresAt = now + ttlMs
 for _, offset in ipairs(offsets) do map = string.sub(map, 1, offset) .. 'h' .. string.sub(map, offset + 2) end
 local number = redis.call('HINCRBY', seatsKey, 'number', 1)
 entry = table.concat({ 'held', f[2], string.format('%d', number), visitor, section, string.format('%d', expiresAt),
-  request, table.concat(offsets, ',') }, '|')
+  request, table.concat(offsets, ','), visit }, '|')
 redis.call('HSET', seatsKey, 'm:' .. section, map)
 redis.call('HINCRBY', seatsKey, 'version', 1)
 redis.call('HSET', holdsKey, holdId, entry)
 redis.call('ZADD', expiriesKey, expiresAt, holdId)
 redis.call('HINCRBY', holdersKey, visitor, count)
+if paceBurst > 0 then redis.call('ZADD', paceKey, paced, visitor) end
 return { 'held', entry }

@@ -16,7 +16,7 @@ local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('DEL', seatsKey, holdsKey, expiriesKey, holdersKey)
 for i = 6, 5 + 2 * sections, 2 do redis.call('HSET', seatsKey, 'm:' .. ARGV[i], ARGV[i + 1]) end
 for i = 6 + 2 * sections, #ARGV, 2 do
-  local state, owner, offsets = string.match(ARGV[i + 1], '^(%a+)|%d+|%d+|([^|]*)|[^|]*|%d+|[^|]*|([%d,]*)$')
+  local state, owner, offsets = string.match(ARGV[i + 1], '^(%a+)|%d+|%d+|([^|]*)|[^|]*|%d+|[^|]*|([%d,]*)')
   local _, commas = string.gsub(offsets, ',', '')
   redis.call('HSET', holdsKey, ARGV[i], ARGV[i + 1])
   redis.call('HINCRBY', holdersKey, owner, commas + 1)

@@ -12,7 +12,7 @@ if redis.call('HGET', seatsKey, 'ready') ~= '1' then return { 'rebuilding' } end
 local entry = redis.call('HGET', holdsKey, holdId)
 if not entry then return { 'missing' } end
 local state, rest, e, n, owner, section, offsets =
-  string.match(entry, '^(%a+)(|(%d+)|(%d+)|([^|]*)|([^|]*)|%d+|[^|]*|([%d,]*))$')
+  string.match(entry, '^(%a+)(|(%d+)|(%d+)|([^|]*)|([^|]*)|%d+|[^|]*|([%d,]*).*)$')
 if visitor ~= '' and owner ~= visitor then return { 'foreign' } end
 if epoch ~= '' and (e ~= epoch or n ~= number) then return { 'fenced' } end
 local open = state == 'held' or state == 'ordered'

@@ -12,7 +12,7 @@ if not f[1] then return { 'unknown' } end
 local time = redis.call('TIME')
 local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
 local expiresAt = tonumber(redis.call('ZSCORE', activeKey, placeId))
-local held, started = string.match(redis.call('HGET', placesKey, placeId) or '', '^(%d+) %-?%d+ %d (%d+) %d+$')
+local held, started = string.match(redis.call('HGET', placesKey, placeId) or '', '^(%d+) %-?%d+ %d (%d+) %d+')
 if not expiresAt or expiresAt < now or tonumber(held) ~= number then return { 'ended' } end
 if f[3] ~= '1' then return { 'fixed', expiresAt, tonumber(started) } end
 

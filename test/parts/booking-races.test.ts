@@ -3,7 +3,7 @@
 
 import t from 'tap';
 import type { SaleEvent } from '../../booking-core/inventory.ts';
-import { parseEventId } from '../../kernel/ids.ts';
+import { parseEventId, parseRoomId } from '../../kernel/ids.ts';
 import { isDuplicate } from '../../kernel/sql.ts';
 import { audit, bookingKeys } from '../../lua/booking.ts';
 import { type Answer, countSeats, newKey, startBooking } from '../support/booking.ts';
@@ -15,6 +15,7 @@ const [{ client: redis }, postgres] = await Promise.all([startRedis(t), startPos
 const sql = await postgres.connect();
 const event: SaleEvent = {
   id: parseEventId('races')!,
+  room: parseRoomId('demo')!,
   name: 'Races',
   venue: 'Test',
   startsAt: new Date('2030-01-01T20:00:00Z'),

@@ -526,6 +526,7 @@ t.test('no forged pass is accepted', async (t) => {
         startedAtMs: 1,
         epoch: 1,
         serial: 1,
+        visitorId: newVisitor(),
       }),
     ],
     ['nothing', ''],

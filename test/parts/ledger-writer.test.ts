@@ -176,6 +176,7 @@ t.test('whatever the scripts do, the download of it is verified', async (t) => {
             placeId: place,
             number: Number(entry?.split(' ')[0] ?? number),
             shownSerial: '',
+            visitor: 'a:AAAAAAAAAAAAAAAAAAAAAA',
           });
           break;
         }

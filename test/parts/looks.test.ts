@@ -35,7 +35,13 @@ t.test('each place of a batch is found in the state it has, in one call', async 
   for (const who of ['active', 'promoted', 'over', 'waiting', 'parked', 'missed']) await join(who);
   await join('withheld', 'block');
   await scripts.promote.run(client, keys, { nowMs: '', promoteMax: 2, examineMax: 500 });
-  await scripts.claim.run(client, keys, { nowMs: '', placeId: place('active'), number: 1, shownSerial: '' });
+  await scripts.claim.run(client, keys, {
+    nowMs: '',
+    placeId: place('active'),
+    number: 1,
+    shownSerial: '',
+    visitor: 'a:AAAAAAAAAAAAAAAAAAAAAA',
+  });
   await scripts.leave.run(client, keys, { nowMs: '', placeId: place('over') });
   // As promote and reap set them aside: with the score, the second also with a miss.
   for (const who of ['parked', 'missed'])

@@ -17,6 +17,7 @@ t.before(async () => {
 
 let counter = 0;
 const T0 = 1_800_000_000_000;
+const VISITOR = 'a:AAAAAAAAAAAAAAAAAAAAAA';
 const place = (name: string): PlaceId => parsePlaceId(name.padEnd(16, '_'))!;
 
 /** A room of its own for each test, with the scripts bound to it. */
@@ -60,9 +61,16 @@ const open = async (over: Partial<Settings> = {}) => {
   const look = (name: string) => lookOne(redis, keys, place(name));
   const reap = (nowMs: number) => scripts.reap.run(redis, keys, { nowMs, reapMax: 100, entriesMax: 10_000 });
   const claim = (name: string, number: number, nowMs: number, shownSerial: number | '' = '') =>
-    scripts.claim.run(redis, keys, { nowMs, placeId: place(name), number, shownSerial });
+    scripts.claim.run(redis, keys, { nowMs, placeId: place(name), number, shownSerial, visitor: VISITOR });
   const redeem = (name: string, number: number, nowMs: number, serial: number) =>
-    scripts.redeem.run(redis, keys, { nowMs, sale: 1, placeId: place(name), number, serial });
+    scripts.redeem.run(redis, keys, {
+      nowMs,
+      sale: 1,
+      placeId: place(name),
+      number,
+      serial,
+      visitor: VISITOR,
+    });
   const line = () => redis.zrange(keys.line, '0', '-1');
   return { room, keys, redis, configure, join, promote, look, reap, claim, redeem, line, place };
 };
@@ -84,8 +92,8 @@ t.test('Q10: a room that is not there answers unknown to everything, and lets no
     lookOne(redis, keys, placeId),
     scripts.here.run(redis, keys, { nowMs: '', placeIds: [placeId] }),
     scripts.promote.run(redis, keys, { nowMs: '', promoteMax: 1, examineMax: 1 }),
-    scripts.claim.run(redis, keys, { nowMs: '', placeId, number: 1, shownSerial: '' }),
-    scripts.redeem.run(redis, keys, { nowMs: '', sale: 1, placeId, number: 1, serial: 1 }),
+    scripts.claim.run(redis, keys, { nowMs: '', placeId, number: 1, shownSerial: '', visitor: VISITOR }),
+    scripts.redeem.run(redis, keys, { nowMs: '', sale: 1, placeId, number: 1, serial: 1, visitor: VISITOR }),
     scripts.renew.run(redis, keys, { nowMs: '', placeId, number: 1 }),
     scripts.end.run(redis, keys, { nowMs: '', placeId, number: 1, reason: 'x' }),
     scripts.leave.run(redis, keys, { nowMs: '', placeId }),
@@ -101,6 +109,7 @@ t.test('Q10: a room that is not there answers unknown to everything, and lets no
       startedAtMs: 1,
       sessionEpoch: 1,
       serial: 1,
+      visitor: VISITOR,
     }),
     scripts.configure.run(redis, keys, { nowMs: '', version: 1, settings: '{}', create: 0 }),
     scripts.notice.run(redis, keys, { nowMs: '', noticeId: 'n', text: 'x', level: 'info' }),
@@ -221,6 +230,7 @@ t.test(
       startedAtMs: T0,
       sessionEpoch: 0,
       serial: 9,
+      visitor: VISITOR,
     });
     t.equal(adopted.outcome, 'finished');
     const restored = await scripts.restore.run(redis, keys, {
@@ -283,7 +293,7 @@ t.test('a session moves to another host once, and only at the word of its newest
   await claim('a', 1, T0);
   t.same(await redeem('a', 1, T0, 1), { outcome: 'superseded', serial: 2 });
   t.same(await redeem('a', 2, T0, 2), { outcome: 'notActive' }, 'another visit');
-  const otherSale = { nowMs: T0, sale: 2, placeId: place('a'), number: 1, serial: 2 };
+  const otherSale = { nowMs: T0, sale: 2, placeId: place('a'), number: 1, serial: 2, visitor: VISITOR };
   t.same(await scripts.redeem.run(redis, keys, otherSale), { outcome: 'otherSale', sale: 1 });
   const moved = await redeem('a', 1, T0 + 1000, 2);
   t.match(moved, { outcome: 'redeemed', expiresAtMs: T0 + 100_000, startedAtMs: T0, serial: 3 });
@@ -495,6 +505,7 @@ t.test(
         startedAtMs: T0,
         sessionEpoch,
         serial,
+        visitor: VISITOR,
       });
     t.equal((await adopt(lost)).outcome, 'ended', 'a session of this epoch that is not active has ended');
     t.match(await adopt(epoch), { outcome: 'adopted', overCap: false });

@@ -44,7 +44,13 @@ const open = async (over: Partial<Settings> = {}) => {
       joinOne(redis, keys, { nowMs, placeId: place(name), sale: settings.sale, lineMax: 1_000_000 }),
     promote: (nowMs: number) => scripts.promote.run(redis, keys, { nowMs, promoteMax: 500, examineMax: 500 }),
     claim: (name: string | number, number: number, nowMs: number) =>
-      scripts.claim.run(redis, keys, { nowMs, placeId: place(name), number, shownSerial: '' }),
+      scripts.claim.run(redis, keys, {
+        nowMs,
+        placeId: place(name),
+        number,
+        shownSerial: '',
+        visitor: 'a:AAAAAAAAAAAAAAAAAAAAAA',
+      }),
     reap: (nowMs: number) => scripts.reap.run(redis, keys, { nowMs, reapMax: 500, entriesMax: 10_000 }),
     close: (nowMs: number) => scripts.close.run(redis, keys, { nowMs }),
     kinds: async () =>
@@ -105,6 +111,7 @@ t.test('Q20: after a sale the memory of Redis returns to the baseline', async (t
           placeId,
           number: found.number,
           shownSerial: '',
+          visitor: 'a:AAAAAAAAAAAAAAAAAAAAAA',
         });
     }
     await scripts.here.run(redis, sale.keys, {

@@ -69,7 +69,14 @@ const live = async (
     for (const placeId of await redis.zrange(keys.promoted, '0', '-1')) {
       const number = visits.get(placeId) ?? 0;
       const act = dice.pick(['claim', 'wait', 'wait', 'leave']);
-      if (act === 'claim') await scripts.claim.run(redis, keys, { nowMs, placeId, number, shownSerial: '' });
+      if (act === 'claim')
+        await scripts.claim.run(redis, keys, {
+          nowMs,
+          placeId,
+          number,
+          shownSerial: '',
+          visitor: 'a:AAAAAAAAAAAAAAAAAAAAAA',
+        });
       if (act === 'leave') await scripts.leave.run(redis, keys, { nowMs, placeId });
     }
     for (const placeId of await redis.zrange(keys.active, '0', '-1'))

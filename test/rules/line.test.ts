@@ -99,11 +99,26 @@ t.test('settings out of range are refused with every fault at once, and never ro
 
 t.test('a token of one kind is never accepted as another', async (t) => {
   const visit = { room, sale: 1, placeId, number: 5 };
+  const visitorId = newVisitor();
   const receipt = signReceipt(tokens, { ...visit, score: 5, epoch: 1, withheld: false });
-  const session = signSession(tokens, { ...visit, expiresAtMs: 9, startedAtMs: 1, epoch: 1, serial: 2 });
+  const session = signSession(tokens, {
+    ...visit,
+    expiresAtMs: 9,
+    startedAtMs: 1,
+    epoch: 1,
+    serial: 2,
+    visitorId,
+  });
   const claim = signClaim(tokens, { ...visit, deadlineMs: 9, epoch: 1 });
   t.same(readReceipt(tokens, receipt), { ...visit, score: 5, epoch: 1, withheld: false });
-  t.same(readSession(tokens, session), { ...visit, expiresAtMs: 9, startedAtMs: 1, epoch: 1, serial: 2 });
+  t.same(readSession(tokens, session), {
+    ...visit,
+    expiresAtMs: 9,
+    startedAtMs: 1,
+    epoch: 1,
+    serial: 2,
+    visitorId,
+  });
   t.same(readClaim(tokens, claim), { ...visit, deadlineMs: 9, epoch: 1 });
   t.equal(readReceipt(tokens, session), undefined);
   t.equal(readReceipt(tokens, claim), undefined);

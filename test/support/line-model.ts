@@ -10,6 +10,8 @@ export type ModelPlace = {
   startedAtMs: number;
   /** Of an active place: rises when its session goes elsewhere. */
   serial?: number;
+  /** Who claimed it first. */
+  visitor?: string;
   redeemed?: boolean;
 };
 
@@ -102,12 +104,22 @@ export class LineModel {
 
   adopt(
     placeId: string,
-    session: { number: number; expiresAtMs: number; startedAtMs: number; epoch: number; serial: number },
+    session: {
+      number: number;
+      expiresAtMs: number;
+      startedAtMs: number;
+      epoch: number;
+      serial: number;
+      visitorId: string;
+    },
     nowMs: number,
   ): string {
     const place = this.places.get(placeId);
     if (place?.state === 'active' && place.number === session.number && place.untilMs >= nowMs) {
-      place.serial = Math.max(place.serial ?? 0, session.serial);
+      if (session.serial > (place.serial ?? 0)) {
+        place.serial = session.serial;
+        place.visitor = session.visitorId;
+      }
       return `active ${place.untilMs} ${place.serial}`;
     }
     if ((this.finished.get(placeId) ?? 0) >= session.number) return 'finished';
@@ -121,6 +133,7 @@ export class LineModel {
       untilMs: session.expiresAtMs,
       startedAtMs: session.startedAtMs,
       serial: session.serial,
+      visitor: session.visitorId,
     });
     return `adopted ${session.expiresAtMs}`;
   }
@@ -219,13 +232,13 @@ export class LineModel {
     return `promoted ${promoted.length} ${parked} ${promoted.join(',')}`;
   }
 
-  claim(placeId: string, number: number, shownSerial: number | '', nowMs: number): string {
+  claim(placeId: string, number: number, shownSerial: number | '', visitor: string, nowMs: number): string {
     const place = this.places.get(placeId);
     if ((this.finished.get(placeId) ?? 0) >= number) return 'finished';
     if (place?.state === 'active' && place.number === number) {
       if (place.untilMs < nowMs) return 'finished';
       if (place.serial !== shownSerial) place.serial = (place.serial ?? 0) + 1;
-      return `active ${place.untilMs} ${place.serial}`;
+      return `active ${place.untilMs} ${place.serial} ${place.visitor}`;
     }
     if (place?.state !== 'promoted' || place.number !== number) return 'notPromoted';
     place.state = 'active';
@@ -234,7 +247,8 @@ export class LineModel {
     place.untilMs =
       nowMs + Math.min(this.settings.sessionSeconds, this.settings.absoluteSessionSeconds) * 1000;
     place.serial = 1;
-    return `claimed ${place.untilMs} 1`;
+    place.visitor = visitor;
+    return `claimed ${place.untilMs} 1 ${visitor}`;
   }
 
   redeem(placeId: string, number: number, serial: number, nowMs: number): string {
@@ -245,7 +259,7 @@ export class LineModel {
     if (place.serial !== serial) return 'superseded';
     place.redeemed = true;
     place.serial = serial + 1;
-    return `redeemed ${place.untilMs} ${place.serial}`;
+    return `redeemed ${place.untilMs} ${place.serial} ${place.visitor}`;
   }
 
   renew(placeId: string, number: number, nowMs: number): string {

@@ -24,7 +24,14 @@ const T0 = 1_800_000_000_000;
 const metrics = createMetrics({ processMetrics: false });
 
 type Held = { number: number; score: number };
-type Session = { number: number; expiresAtMs: number; startedAtMs: number; epoch: number; serial: number };
+type Session = {
+  number: number;
+  expiresAtMs: number;
+  startedAtMs: number;
+  epoch: number;
+  serial: number;
+  visitorId: string;
+};
 
 /** Every place and the set it stands in; throws when one stands in two. */
 const stateOf = async (redis: Redis, id: RoomId): Promise<Map<string, { state: string; value: number }>> => {
@@ -196,7 +203,11 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
     const number = dice.pick([place?.number ?? 1, receipt?.number ?? 1, place?.number ?? 1]);
     const tell = (done: object & { outcome: string }) =>
       'expiresAtMs' in done
-        ? `${done.outcome} ${String(done.expiresAtMs)}${'serial' in done ? ` ${String(done.serial)}` : ''}`
+        ? [
+            ...[done.outcome, done.expiresAtMs],
+            ...('serial' in done ? [done.serial] : []),
+            ...('visitorId' in done ? [done.visitorId] : []),
+          ].join(' ')
         : done.outcome;
     switch (operation) {
       case 'join':
@@ -224,20 +235,23 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
       }
       case 'claim': {
         const shownSerial = dice.pick(['', 1, 2] as const);
+        // Of one place two visitors can come: by its cookie, and by its receipt.
+        const visitor = shownSerial === '' ? 'a:stranger' : 'a:owner';
         return async () => {
-          const done = await scripts.claim.run(redis, keys, { nowMs, placeId, number, shownSerial });
+          const done = await scripts.claim.run(redis, keys, { nowMs, placeId, number, shownSerial, visitor });
           if (done.outcome === 'claimed' || done.outcome === 'active') {
             const { outcome: _, ...session } = done;
             sessions.set(placeId, session);
           }
-          return [tell(done), model.claim(placeId, number, shownSerial, nowMs)];
+          return [tell(done), model.claim(placeId, number, shownSerial, visitor, nowMs)];
         };
       }
       case 'redeem': {
         const serial = dice.pick([1, 2, 3]);
         const { sale } = settings;
         return async () => {
-          const done = await scripts.redeem.run(redis, keys, { nowMs, sale, placeId, number, serial });
+          const asked = { sale, placeId, number, serial, visitor: 'a:another' };
+          const done = await scripts.redeem.run(redis, keys, { nowMs, ...asked });
           if (done.outcome === 'redeemed') {
             const { outcome: _, ...session } = done;
             sessions.set(placeId, session);
@@ -295,8 +309,9 @@ export const walk = async (redis: Redis, seed: number, steps: number): Promise<v
         if (session === undefined) return undefined;
         const { sale } = settings;
         return async () => {
-          const { epoch: sessionEpoch, ...rest } = session;
-          const done = await scripts.adopt.run(redis, keys, { nowMs, sale, placeId, ...rest, sessionEpoch });
+          const { epoch: sessionEpoch, visitorId: visitor, ...rest } = session;
+          const asked = { sale, placeId, ...rest, sessionEpoch, visitor };
+          const done = await scripts.adopt.run(redis, keys, { nowMs, ...asked });
           if (sale !== settings.sale) return [done.outcome, 'otherSale'];
           return [tell(done), model.adopt(placeId, session, nowMs)];
         };

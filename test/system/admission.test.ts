@@ -157,6 +157,7 @@ t.test(
           placeId,
           number: numbers.get(placeId)!,
           shownSerial: '',
+          visitor: 'a:AAAAAAAAAAAAAAAAAAAAAA',
         });
       },
       end: async () => {

@@ -4,6 +4,7 @@ import t from 'tap';
 import { parsePlaceId, parseRoomId } from '../../kernel/ids.ts';
 import { createTokens, generateKey, parseKeys } from '../../kernel/token.ts';
 import { signClaim, signReceipt, signSession } from '../../line/receipt.ts';
+import { newVisitor } from '../../line/visitor.ts';
 import { roomKeys } from '../../lua/room.ts';
 import { rawRequest } from '../support/client.ts';
 import { eventually } from '../support/eventually.ts';
@@ -177,6 +178,7 @@ t.test('bad input on every public route is refused in words and changes nothing'
     const placeId = parsePlaceId('abcdefghijklmnop')!;
     const epoch = Number(await redis.client.hget(keys.room, 'epoch'));
     const visit = { room, sale: 1, placeId, number: 1 };
+    const visitorId = newVisitor();
     const receipt = (tokens: typeof own, over: object = {}) =>
       signReceipt(tokens, { ...visit, score: 1, epoch, withheld: false, ...over });
     const tokens: [string, string][] = [
@@ -186,7 +188,10 @@ t.test('bad input on every public route is refused in words and changes nothing'
       ['foreign', receipt(foreign)],
       ['another room', receipt(own, { room: parseRoomId('other') })],
       ['another sale', receipt(own, { sale: 2 })],
-      ['another kind', signSession(own, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch, serial: 1 })],
+      [
+        'another kind',
+        signSession(own, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch, serial: 1, visitorId }),
+      ],
     ];
     for (const [what, text] of tokens)
       await refused(
@@ -215,12 +220,29 @@ t.test('bad input on every public route is refused in words and changes nothing'
       );
 
     const sessions: [string, string][] = [
-      ['foreign', signSession(foreign, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch, serial: 1 })],
-      ['of nobody', signSession(own, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch, serial: 1 })],
-      ['expired', signSession(own, { ...visit, expiresAtMs: 1, startedAtMs: 1, epoch: 1, serial: 1 })],
+      [
+        'foreign',
+        signSession(foreign, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch, serial: 1, visitorId }),
+      ],
+      [
+        'of nobody',
+        signSession(own, { ...visit, expiresAtMs: 9e15, startedAtMs: 1, epoch, serial: 1, visitorId }),
+      ],
+      [
+        'expired',
+        signSession(own, { ...visit, expiresAtMs: 1, startedAtMs: 1, epoch: 1, serial: 1, visitorId }),
+      ],
       [
         'another sale',
-        signSession(own, { ...visit, sale: 2, expiresAtMs: 9e15, startedAtMs: 1, epoch: 1, serial: 1 }),
+        signSession(own, {
+          ...visit,
+          sale: 2,
+          expiresAtMs: 9e15,
+          startedAtMs: 1,
+          epoch: 1,
+          serial: 1,
+          visitorId,
+        }),
       ],
       [
         'another room',
@@ -231,6 +253,7 @@ t.test('bad input on every public route is refused in words and changes nothing'
           startedAtMs: 1,
           epoch: 1,
           serial: 1,
+          visitorId,
         }),
       ],
       ['a receipt', receipt(own)],

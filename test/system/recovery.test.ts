@@ -78,13 +78,22 @@ t.test(
     await system.start();
     await tune(system, { ...UNHURRIED, totalActiveUsers: 2, newUsersPerMinute: 100, burst: 5 });
     const [served, inside, ...waiting] = await join(system, 22);
+    const turns: string[] = [];
     for (const fan of [served!, inside!]) {
       const turn = await fan.wait('poll');
-      t.equal((await fan.claim('claim' in turn ? turn.claim : '')).status, 200);
+      turns.push('claim' in turn ? turn.claim : '');
+      t.equal((await fan.claim(turns.at(-1))).status, 200);
     }
     const servedCookies = new Map(served!.cookies);
     await tune(system, { suspended: true });
     t.equal((await served!.ask('DELETE', '/v1/rooms/demo/places/me')).status, 204);
+    // Who gives a place up and joins again stands at the back; the receipt of the place in front is still a true one.
+    const restless = waiting.splice(0, 1)[0]!;
+    const inFront = new Fan({ base: system.base, index: 901 });
+    inFront.cookies.set('ar_r_demo', restless.cookies.get('ar_r_demo')!);
+    t.equal((await restless.ask('DELETE', '/v1/rooms/demo/places/me')).status, 204);
+    t.equal((await restless.join()).status, 201);
+    waiting.push(restless);
     const streams: TestStream[] = [];
     for (const fan of waiting.slice(0, 15))
       streams.push(
@@ -106,6 +115,11 @@ t.test(
     await eventually('the connected stand again', async () => (await redis.client.zcard(keys.line)) >= 15);
     const newcomer = new Fan({ base: system.base, index: 900 });
     t.equal((await newcomer.join()).status, 503, 'nobody new joins while the line is being restored');
+    t.equal(
+      (await inFront.ask('GET', '/v1/rooms/demo/places/me')).status,
+      404,
+      'a receipt of a place given up is none, before or after',
+    );
     for (const fan of waiting.slice(15))
       t.equal(
         (await fan.ask('GET', '/v1/rooms/demo/places/me')).json.state,
@@ -123,6 +137,11 @@ t.test(
       (await served!.ask('GET', '/v1/rooms/demo/places/me')).status,
       404,
       'a receipt of someone served is no place',
+    );
+    t.same(
+      [(await served!.claim(turns[0])).json.code, (await served!.ask('GET', '/v1/events/demo')).status],
+      ['place-finished', 429],
+      'and their claim token no session',
     );
     t.equal((await newcomer.join()).status, 503, 'and until it is over nobody else');
     await redis.client.hset(keys.room, 'recoveringUntil', 1);
