@@ -32,7 +32,7 @@ export const seedEvent = async (sql: Sql, redis: Redis, event: SaleEvent, log?: 
   await migrateBooking(sql);
   await createEvent(sql, event);
   if ((await redis.hget(bookingKeys(event.id).seats, 'ready')) === '1') return;
-  const found = await createInventory(sql).find(event.id);
+  const found = (await createInventory(sql).all()).find(({ id }) => id === event.id);
   const quiet = { info: () => undefined };
   if (found !== undefined) await rebuild({ sql, redis, log: log ?? quiet }, found);
 };

@@ -10,6 +10,7 @@ export const demoEvent: SaleEvent = {
   venue: 'Harbour Hall',
   startsAt: new Date('2027-06-19T18:30:00Z'),
   currency: 'EUR',
+  version: 1,
   sections: [
     { id: 'stalls', name: 'Stalls', kind: 'seated', rows: 10, perRow: 20, priceMinor: 6500 },
     { id: 'balcony', name: 'Balcony', kind: 'seated', rows: 6, perRow: 18, priceMinor: 4500 },

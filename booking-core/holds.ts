@@ -64,13 +64,14 @@ export const takeHold = (
     visit,
     holdId,
     wish,
-  }: { event: EventId; visitorId: VisitorId; visit: Visit; holdId: string; wish: Wish },
+  }: { event: SaleEvent; visitorId: VisitorId; visit: Visit; holdId: string; wish: Wish },
 ) =>
-  hold.run(redis, bookingKeys(event), {
+  hold.run(redis, bookingKeys(event.id), {
     nowMs: '',
     holdId,
     visitor: visitorId,
     visit: visitText(visit),
+    saleVersion: event.version,
     request: fingerprintOf(wish),
     section: wish.section.id,
     limit: config.seatsPerVisitor,

@@ -23,6 +23,8 @@ export type SaleEvent = {
   startsAt: Date;
   currency: string;
   sections: readonly Section[];
+  /** Raised by PostgreSQL with each change of what is asked for; 1 before the first. */
+  version: number;
 };
 
 /** A, B, … Z, AA, AB, … as on the rows of a hall. */
@@ -59,13 +61,24 @@ export const sectionOf = (event: SaleEvent, id: string): Section | undefined =>
 export const priceText = (amountMinor: number, currency: string): string =>
   `${Math.floor(amountMinor / 100)}.${String(amountMinor % 100).padStart(2, '0')} ${currency}`;
 
+/** Between two looks for names that are not known. */
+const LOOKS_APART_MS = 100;
+
 export type Inventory = {
-  /** Undefined for an event nobody has created. Events do not change while they are sold, so they are kept. */
+  /** Undefined for an event nobody has created. As it was at the last look: every pass of the reconciler is one. */
   find(id: EventId): Promise<SaleEvent | undefined>;
   all(): Promise<SaleEvent[]>;
 };
 
-type EventRow = { id: EventId; room: RoomId; name: string; venue: string; starts_at: Date; currency: string };
+type EventRow = {
+  id: EventId;
+  version: number;
+  room: RoomId;
+  name: string;
+  venue: string;
+  starts_at: Date;
+  currency: string;
+};
 type SectionRow = {
   event: string;
   id: string;
@@ -80,13 +93,14 @@ export const createInventory = (sql: Sql): Inventory => {
   const known = new Map<EventId, SaleEvent>();
   const all = async (): Promise<SaleEvent[]> => {
     const events = await sql.query<EventRow>(
-      'SELECT id, room, name, venue, starts_at, currency FROM booking_events ORDER BY starts_at, id',
+      'SELECT id, version, room, name, venue, starts_at, currency FROM booking_events ORDER BY starts_at, id',
     );
     const sections = await sql.query<SectionRow>('SELECT * FROM booking_sections ORDER BY event, position');
     for (const row of events)
       known.set(row.id, {
         id: row.id,
         room: row.room,
+        version: row.version,
         name: row.name,
         venue: row.venue,
         startsAt: new Date(row.starts_at),
@@ -104,15 +118,20 @@ export const createInventory = (sql: Sql): Inventory => {
       });
     return [...known.values()];
   };
-  // An unknown name is asked for at most once in two seconds, whatever strangers type.
-  let missedAtMs = Number.NEGATIVE_INFINITY;
+  // An unknown name is looked for before it is called unknown, by a look that began after it was asked for; everybody
+  // who asks meanwhile waits for the same one, and looks keep apart, whatever strangers type.
+  let next: Promise<unknown> | undefined;
+  const nextLook = (): Promise<unknown> => {
+    next ??= new Promise((resolve) => setTimeout(resolve, LOOKS_APART_MS)).then(() => {
+      next = undefined;
+      return all();
+    });
+    return next;
+  };
   return {
     all,
     async find(id) {
-      const found = known.get(id);
-      if (found || performance.now() - missedAtMs < 2000) return found;
-      await all();
-      if (!known.has(id)) missedAtMs = performance.now();
+      if (!known.has(id)) await nextLook();
       return known.get(id);
     },
   };

@@ -5,18 +5,25 @@
 import { createHash } from 'node:crypto';
 import type { Config } from '../kernel/config.ts';
 import { type ErrorCode, problemOf, Refusal, statusOf } from '../kernel/errors.ts';
-import type { VisitorId } from '../kernel/ids.ts';
+import type { EventId, VisitorId } from '../kernel/ids.ts';
 import type { Log } from '../kernel/log.ts';
 import { orUnavailable, type Redis } from '../kernel/redis.ts';
 import type { Sql } from '../kernel/sql.ts';
 import type { Context } from '../line/context.ts';
-import { bookingKeys, order as orderHold } from '../lua/booking.ts';
+import { bookingKeys, type Hold, order as orderHold } from '../lua/booking.ts';
 import { renew, roomKeys } from '../lua/room.ts';
 import { eventOfHold, releaseHold } from './holds.ts';
 import { type Inventory, labelOf, sectionOf } from './inventory.ts';
 import type { Outbox } from './outbox.ts';
 import type { PaymentProvider } from './payment.ts';
-import { LEASE_MS, newOrderId, type OrderRow, type OrderState, type Settlement } from './settle.ts';
+import {
+  AMOUNT_DIFFERS,
+  LEASE_MS,
+  newOrderId,
+  type OrderRow,
+  type OrderState,
+  type Settlement,
+} from './settle.ts';
 
 /** A duplicate waits this long for the answer of the first request with its key (promise B9). */
 const DUPLICATE_WAIT_MS = 5000;
@@ -48,7 +55,7 @@ const fingerprint = (...parts: unknown[]): string =>
   createHash('sha256').update(JSON.stringify(parts)).digest('base64url').slice(0, 22);
 
 class Lost extends Error {
-  readonly code: 'seats-taken' | 'order-state' | 'hold-expired' | 'duplicate';
+  readonly code: 'seats-taken' | 'order-state' | 'hold-expired' | 'price-changed' | 'duplicate';
   constructor(code: Lost['code']) {
     super(code);
     this.code = code;
@@ -105,10 +112,17 @@ export const createOrders = (options: {
     return Promise.all(rows.map(view));
   };
 
-  const answerOf = (order: OrderView): Answered =>
-    order.state === 'failed'
-      ? refused('payment-declined', { order: order.id })
-      : { status: order.state === 'paying' ? 202 : 201, body: order };
+  const answerOf = async (order: OrderView): Promise<Answered> => {
+    if (order.state === 'failed') return refused('payment-declined', { order: order.id });
+    if (order.state === 'refunding' || order.state === 'refunded') {
+      const [refund] = await sql.query('SELECT id FROM refunds WHERE order_id = $1 AND reason = $2', [
+        order.id,
+        AMOUNT_DIFFERS,
+      ]);
+      if (refund !== undefined) return refused('payment-returned', { order: order.id });
+    }
+    return { status: order.state === 'paying' ? 202 : 201, body: order };
+  };
   const refused = (code: ErrorCode, extra: Record<string, unknown>): Answered => ({
     status: statusOf(code),
     body: problemOf(code, { extra }),
@@ -159,7 +173,7 @@ export const createOrders = (options: {
   const write = (
     wanted: Wanted,
     request: string,
-    held: { event: string; section: string; epoch: number; number: number; offsets: readonly number[] },
+    held: Pick<Hold, 'section' | 'epoch' | 'number' | 'offsets' | 'saleVersion'> & { event: EventId },
   ) => {
     const { visitorId, visit, key, holdId } = wanted;
     const orderId = newOrderId();
@@ -170,16 +184,18 @@ export const createOrders = (options: {
       );
       if (fresh.length === 0) throw new Lost('duplicate');
       // FOR SHARE meets the epoch's UPDATE in a rebuild: an order is either seen by it, or refused after it.
-      const [event] = await tx.query<{ epoch: number }>(
-        'SELECT epoch FROM booking_events WHERE id = $1 FOR SHARE',
+      const [event] = await tx.query<{ epoch: number; version: number }>(
+        'SELECT epoch, version FROM booking_events WHERE id = $1 FOR SHARE',
         [held.event],
       );
-      if (event?.epoch !== held.epoch) throw new Lost('hold-expired');
+      if (event === undefined || event.epoch !== held.epoch) throw new Lost('hold-expired');
+      // Nobody changes a price of this version before the order is written.
+      if (event.version !== held.saleVersion) throw new Lost('price-changed');
       const [order] = await tx.query<{ amount_minor: number; currency: string }>(
         `INSERT INTO orders (id, event, section, visitor, hold_id, fence_epoch, fence_number, state, amount_minor,
-                             currency, room, place_id, place_number, expires_at)
+                             currency, room, place_id, place_number, sale_version, expires_at)
          SELECT $1, e.id, s.id, $4, $5, $6, $7, 'paying', s.price_minor * $8::bigint, e.currency, $9, $10, $11,
-                clock_timestamp() + make_interval(secs => $12)
+                e.version, clock_timestamp() + make_interval(secs => $12)
          FROM booking_events e JOIN booking_sections s ON s.event = e.id WHERE e.id = $2 AND s.id = $3
          ON CONFLICT DO NOTHING RETURNING amount_minor, currency`,
         [
@@ -278,7 +294,9 @@ export const createOrders = (options: {
         throw new Refusal('idempotency-busy');
       }
       // PostgreSQL has sold a seat that Redis showed as free: the hold is worthless, and drift repair mends the map.
-      if (error.code === 'seats-taken')
+      // One of another price is worth nothing either, and the next is to be of the new one.
+      if (error.code === 'price-changed') await inventory.all();
+      if (error.code === 'seats-taken' || error.code === 'price-changed')
         await orUnavailable(releaseHold(redis, event, { holdId, fence: held, cause: 'order' }));
       throw new Refusal(error.code);
     }
@@ -291,7 +309,7 @@ export const createOrders = (options: {
     if (charge.outcome === 'unknown') charge = await provider.lookup(reference);
     await settlement.settle(reference, charge);
     await follow(orderId);
-    const answer = answerOf(await find(orderId, [visitorId]));
+    const answer = await answerOf(await find(orderId, [visitorId]));
     if (answer.status !== 202) await remember(visitorId, key, answer);
     return answer;
   };

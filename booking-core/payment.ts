@@ -9,7 +9,7 @@ import type { Log } from '../kernel/log.ts';
 import { sameSecret } from '../kernel/token.ts';
 
 export type ChargeOutcome = 'succeeded' | 'declined' | 'pending' | 'missing' | 'unknown';
-/** What the provider says of a charge; the amount is what it took. */
+/** What the provider says of a charge; the amount is what it took, in minor units, and missing where it says none. */
 export type Charge = { outcome: ChargeOutcome; amountMinor?: number; currency?: string };
 
 export type WebhookRead =
@@ -47,9 +47,19 @@ const chargeOf = (value: unknown): Charge & { reference: string } => {
   return {
     reference,
     outcome: state,
-    ...(typeof amountMinor === 'number' ? { amountMinor } : {}),
-    ...(typeof currency === 'string' ? { currency } : {}),
+    ...(Number.isSafeInteger(amountMinor) && Number(amountMinor) >= 0
+      ? { amountMinor: Number(amountMinor) }
+      : {}),
+    // Providers differ in how they write it.
+    ...(typeof currency === 'string' ? { currency: currency.toUpperCase() } : {}),
   };
+};
+
+const UNKNOWN = { outcome: 'unknown' } as const;
+/** An answer about another charge says nothing of the one that was asked for. */
+const ofReference = (reference: string, value: unknown): Charge => {
+  const { reference: of, ...charge } = chargeOf(value);
+  return of === reference ? charge : UNKNOWN;
 };
 
 export const createSandboxProvider = (options: {
@@ -79,12 +89,12 @@ export const createSandboxProvider = (options: {
     name: 'sandbox',
     async charge({ reference, amountMinor, currency, token }) {
       const answer = await ask('POST', '/charges', { reference, amountMinor, currency, card: token });
-      return answer === undefined || answer.status >= 500 ? { outcome: 'unknown' } : chargeOf(answer.value);
+      return answer === undefined || answer.status >= 500 ? UNKNOWN : ofReference(reference, answer.value);
     },
     async lookup(reference) {
       const answer = await ask('GET', `/charges/${reference}`);
-      if (answer === undefined) return { outcome: 'unknown' };
-      return answer.status === 404 ? { outcome: 'missing' } : chargeOf(answer.value);
+      if (answer === undefined) return UNKNOWN;
+      return answer.status === 404 ? { outcome: 'missing' } : ofReference(reference, answer.value);
     },
     async refund({ reference, charge, amountMinor, currency }) {
       const answer = await ask('POST', '/refunds', { reference, charge, amountMinor, currency });

@@ -10,6 +10,12 @@ import { type Audited, audit, bookingKeys, formatHold, type Hold, load, repair }
 import { emptyMap, type SaleEvent } from './inventory.ts';
 import { LEASE_MS, type OrderRow } from './settle.ts';
 
+/** Orders read at once, and those written at once. */
+const PAGE_MAX = 5000;
+const PART_MAX = 500;
+/** A rebuild that has not been heard of for so long is taken to have died. */
+const PATIENCE_MS = 10_000;
+
 type Tx = Pick<Sql, 'query'>;
 type LiveRow = OrderRow & { seats: number[] };
 
@@ -17,6 +23,9 @@ const LIVE = `
   SELECT o.*, ARRAY(SELECT s.seat FROM order_seats s WHERE s.order_id = o.id ORDER BY s.seat) AS seats
   FROM orders o WHERE o.event = $1 AND o.state IN ('paying', 'paid')`;
 const live = (tx: Tx, event: EventId) => tx.query<LiveRow>(LIVE, [event]);
+/** A page of them, so that neither a statement nor an answer grows with the sale. */
+const livePage = (tx: Tx, event: EventId, after: string) =>
+  tx.query<LiveRow>(`${LIVE} AND o.id > $2 ORDER BY o.id LIMIT ${PAGE_MAX}`, [event, after]);
 
 const holdOf = (order: LiveRow): Hold => ({
   state: order.state === 'paid' ? 'confirmed' : 'ordered',
@@ -28,54 +37,70 @@ const holdOf = (order: LiveRow): Hold => ({
   request: 'order',
   offsets: order.seats,
   visit: '',
+  saleVersion: order.sale_version,
 });
 
 const CHARACTER = { held: 'h', ordered: 'h', confirmed: 's' } as const;
 const characterOf = (hold: Hold): 'h' | 's' | undefined =>
   hold.state in CHARACTER ? CHARACTER[hold.state as keyof typeof CHARACTER] : undefined; // `in` has checked it.
 
-const withSeat = (map: string, offset: number, character: string): string =>
-  `${map.slice(0, offset)}${character}${map.slice(offset + 1)}`;
-
 /** The maps as the holds say they must be. */
 const mapsFrom = (event: SaleEvent, holds: Iterable<Hold>): Map<string, string> => {
-  const maps = new Map(event.sections.map((section) => [section.id, emptyMap(section)]));
+  const maps = new Map(
+    event.sections.map((section) => [section.id, Buffer.from(emptyMap(section), 'latin1')]),
+  );
   for (const hold of holds) {
     const character = characterOf(hold);
     const map = maps.get(hold.section);
     if (character === undefined || map === undefined) continue;
-    maps.set(
-      hold.section,
-      hold.offsets.reduce((text, offset) => withSeat(text, offset, character), map),
-    );
+    // A place that is not in the map (a section that was made smaller) is in nobody's way.
+    for (const offset of hold.offsets) if (offset < map.length) map.write(character, offset, 'latin1');
   }
-  return maps;
+  return new Map([...maps].map(([section, map]) => [section, map.toString('latin1')]));
 };
 
-/** Writes the event into Redis from PostgreSQL. `stale`: someone else has done so meanwhile, and later. */
+/**
+ * Writes the event into Redis from PostgreSQL, in parts. `stale`: someone else has done so meanwhile, and later;
+ * `busy`: someone is about it.
+ */
 export const rebuild = async (
   { sql, redis, log }: { sql: Sql; redis: Redis; log: Pick<Log, 'info'> },
   event: SaleEvent,
-): Promise<'stale' | 'loaded'> => {
+): Promise<'stale' | 'busy' | 'loaded'> => {
+  const step = async (phase: 'look' | 'begin' | 'part' | 'end', epoch: number, rest: readonly string[]) =>
+    (
+      await load.run(redis, bookingKeys(event.id), {
+        ...{ nowMs: '', phase, epoch, patienceMs: PATIENCE_MS, leaseMs: LEASE_MS, rest },
+      })
+    ).outcome;
+  // Before the epoch is raised: a rebuild that is under way would write one that no order is taken for.
+  const looked = await step('look', 0, []);
+  if (looked === 'stale' || looked === 'busy') return looked;
+
   const { epoch, orders } = await sql.transaction(async (tx) => {
     const [raised] = await tx.query<{ epoch: number }>(
       'UPDATE booking_events SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch',
       [event.id],
     );
-    return { epoch: raised?.epoch ?? 0, orders: await live(tx, event.id) };
+    const read: LiveRow[] = [];
+    for (let page = await livePage(tx, event.id, ''); page.length > 0; ) {
+      read.push(...page);
+      page = await livePage(tx, event.id, page.at(-1)!.id);
+    }
+    return { epoch: raised?.epoch ?? 0, orders: read };
   });
   const holds = new Map(orders.map((order) => [order.hold_id, holdOf(order)]));
-  const maps = mapsFrom(event, holds.values());
-  const { outcome } = await load.run(redis, bookingKeys(event.id), {
-    nowMs: '',
-    epoch,
-    number: 0,
-    leaseMs: LEASE_MS,
-    sections: maps.size,
-    rest: [...[...maps].flat(), ...[...holds].flatMap(([id, hold]) => [id, formatHold(hold)])],
-  });
+  let outcome = await step('begin', epoch, [...mapsFrom(event, holds.values())].flat());
+  const entries = [...holds];
+  for (let from = 0; from < entries.length && outcome !== 'stale'; from += PART_MAX)
+    outcome = await step(
+      'part',
+      epoch,
+      entries.slice(from, from + PART_MAX).flatMap(([id, hold]) => [id, formatHold(hold)]),
+    );
+  if (outcome !== 'stale') outcome = await step('end', epoch, []);
   log.info('seats-rebuilt', { booked: event.id, epoch, orders: orders.length, outcome });
-  return outcome;
+  return outcome === 'loaded' ? 'loaded' : 'stale';
 };
 
 export type Drift = readonly [kind: 'seat' | 'hold' | 'holder', name: string, value: string];

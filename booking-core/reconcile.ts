@@ -22,8 +22,19 @@ const EXPIRE_ROUNDS_MAX = 50;
 const LOOKUPS_MAX = 20;
 const RENEW_MAX = 500;
 const RELEASE_MAX = 500;
-/** After a day without a word a payment is no longer looked up by itself; a webhook still settles it. */
-const LOOKUP_DAYS = 1;
+/** Looked up after one second, then two, four, … and from then on so often, for as long as it is open. */
+const LOOKUP_S_MAX = 6 * 3600;
+
+const OPEN = ['charge', 'refund']
+  .map(
+    (what) => `
+  SELECT '${what}' AS what, count(*) FILTER (WHERE age < interval '1 hour') AS minutes,
+         count(*) FILTER (WHERE age >= interval '1 hour' AND age < interval '1 day') AS hours,
+         count(*) FILTER (WHERE age >= interval '1 day') AS days
+  FROM (SELECT clock_timestamp() - created_at AS age FROM ${what === 'charge' ? 'payments' : 'refunds'}
+        WHERE state = 'pending') AS open`,
+  )
+  .join(' UNION ALL ');
 
 export const createReconciler = (options: {
   config: Pick<Config, 'reconcileMs' | 'paymentTimeoutMs'>;
@@ -76,9 +87,8 @@ export const createReconciler = (options: {
   const lookUp = async (): Promise<void> => {
     const due = await sql.query<{ id: string; order_id: string; old: boolean }>(
       `UPDATE payments SET checks = checks + 1,
-              next_check_at = clock_timestamp() + make_interval(secs => least(power(2, least(checks, 8)), 300))
+              next_check_at = clock_timestamp() + make_interval(secs => least(power(2, least(checks, 20)), ${LOOKUP_S_MAX}))
        WHERE id IN (SELECT id FROM payments WHERE state = 'pending' AND next_check_at <= clock_timestamp()
-                    AND created_at > clock_timestamp() - make_interval(days => ${LOOKUP_DAYS})
                     ORDER BY next_check_at LIMIT ${LOOKUPS_MAX} FOR UPDATE SKIP LOCKED)
        RETURNING id, order_id, created_at < clock_timestamp() - make_interval(secs => $1) AS old`,
       [(config.paymentTimeoutMs * 2) / 1000],
@@ -92,6 +102,15 @@ export const createReconciler = (options: {
       if (settled.outcome === 'settled')
         log.info('payment-looked-up', { order: order_id, found: charge.outcome });
     }
+  };
+
+  /** Money of which nobody knows yet where it is. */
+  const showOpen = async (): Promise<void> => {
+    if (metrics === undefined) return;
+    const open = await sql.query<{ what: string; minutes: number; hours: number; days: number }>(OPEN);
+    for (const { what, ...ages } of open)
+      for (const [age, count] of Object.entries(ages))
+        metrics.set('payments_open', { what, age }, Number(count));
   };
 
   /** Whoever is paying keeps their session while they do. */
@@ -152,6 +171,7 @@ export const createReconciler = (options: {
     });
     for (const event of events) await attempt('expire-holds', () => expireHolds(event));
     await attempt('look-up', lookUp);
+    await attempt('show-open', showOpen);
     await attempt('expire-orders', settlement.expireOrders);
     await attempt('outbox', () => outbox.run());
     await attempt('refunds', () => settlement.sendRefunds());

@@ -52,6 +52,11 @@ export const createHolding = (
   const { config, redis, seatsLost, metrics } = parts;
   const gone = (state: HoldState): Refusal =>
     new Refusal(state === 'confirmed' ? 'order-state' : 'hold-expired');
+  /** A hold from before the price changed, asked for again: nobody can pay for it. */
+  const priceChanged = async (event: SaleEvent, holdId: string, fence: Hold): Promise<Refusal> => {
+    await orUnavailable(releaseHold(redis, event.id, { holdId, fence, cause: 'visitor' }));
+    return new Refusal('price-changed');
+  };
   return {
     async take(
       event: SaleEvent,
@@ -63,11 +68,12 @@ export const createHolding = (
       if (count > config.seatsPerVisitor)
         throw new Refusal('seat-limit', { extra: { limit: config.seatsPerVisitor } });
       const holdId = holdIdOf(event.id, visitorId, key);
-      const taken = await orUnavailable(takeHold(parts, { event: event.id, visitorId, visit, holdId, wish }));
+      const taken = await orUnavailable(takeHold(parts, { event, visitorId, visit, holdId, wish }));
       metrics?.inc('holds_total', { outcome: taken.outcome });
       switch (taken.outcome) {
         case 'held':
         case 'repeated':
+          if (taken.hold.saleVersion !== event.version) throw await priceChanged(event, holdId, taken.hold);
           return { holdId, hold: taken.hold, fresh: taken.outcome === 'held' };
         case 'rebuilding':
           seatsLost();

@@ -31,6 +31,7 @@ export type OrderRow = {
   room: string;
   place_id: string;
   place_number: number;
+  sale_version: number;
 };
 
 type Tx = Pick<Sql, 'query'>;
@@ -53,6 +54,8 @@ const endOfSession = (order: OrderRow) => ({
 
 /** A hold with an order is left alone by expiry for this long; then PostgreSQL is asked whether the order exists. */
 export const LEASE_MS = 30_000;
+/** Why a charge goes back of which the amount was not the one that was asked for. */
+export const AMOUNT_DIFFERS = 'amount-differs';
 const EXPIRE_MAX = 100;
 const REFUND_LEASE_S = 30;
 
@@ -80,6 +83,40 @@ export const createSettlement = (options: {
   const lock = async (tx: Tx, order: string): Promise<OrderRow | undefined> =>
     (await tx.query<OrderRow>('SELECT * FROM orders WHERE id = $1 FOR UPDATE', [order]))[0];
 
+  /** What was taken is not what was asked for: nobody has bought anything, and all of it goes back. */
+  const giveBack = async (
+    tx: Tx,
+    order: OrderRow,
+    taken: { reference: string; amountMinor: number; currency: string },
+  ): Promise<Settled> => {
+    const { reference, amountMinor, currency } = taken;
+    log.error('payment-amount-differs', {
+      order: order.id,
+      asked: order.amount_minor,
+      amountMinor,
+      currency,
+    });
+    await tx.query(
+      `UPDATE payments SET state = 'succeeded', charged_minor = $2, charged_currency = $3 WHERE id = $1`,
+      [reference, amountMinor, currency],
+    );
+    await writeRefund(tx, order.id, AMOUNT_DIFFERS);
+    await unclaim(tx, [order.id]);
+    if (order.state === 'paying') await enqueue(tx, order.id, [{ kind: 'reopen-hold', ...holdRefOf(order) }]);
+    return { outcome: 'settled', order: order.id };
+  };
+
+  /** The one refund of an order, of what was taken; the money moves in `sendRefunds`. */
+  const writeRefund = async (tx: Tx, orderId: string, reason: string): Promise<void> => {
+    await tx.query(
+      `INSERT INTO refunds (id, payment_id, order_id, reason, amount_minor, currency)
+       SELECT 'r-' || id, id, order_id, $2, coalesce(charged_minor, amount_minor), coalesce(charged_currency, currency)
+       FROM payments WHERE order_id = $1`,
+      [orderId, reason],
+    );
+    await setState(tx, orderId, 'refunding');
+  };
+
   /** Applies what the provider says of a charge. Safe twice and in any order; a success is never undone here. */
   const settle = (reference: string, charge: Charge): Promise<Settled> => {
     const { outcome } = charge;
@@ -98,11 +135,14 @@ export const createSettlement = (options: {
       if (payment === undefined || payment.state === 'succeeded' || payment.state === outcome)
         return { outcome: 'unchanged', order: order.id };
       if (outcome === 'succeeded') {
-        const { amountMinor = payment.amount_minor, currency = payment.currency } = charge;
-        if (amountMinor !== payment.amount_minor || currency !== payment.currency) {
-          log.error('payment-amount-differs', { order: order.id, amountMinor, currency });
+        const { amountMinor, currency } = charge;
+        if (amountMinor === undefined || currency === undefined) {
+          // Good news of no amount are no news: the provider is asked what it took.
+          await tx.query('UPDATE payments SET next_check_at = clock_timestamp() WHERE id = $1', [reference]);
           return { outcome: 'unchanged', order: order.id };
         }
+        if (amountMinor !== payment.amount_minor || currency !== payment.currency)
+          return giveBack(tx, order, { reference, amountMinor, currency });
       }
       await tx.query('UPDATE payments SET state = $2 WHERE id = $1', [reference, outcome]);
       if (outcome === 'declined') {
@@ -147,12 +187,7 @@ export const createSettlement = (options: {
       if (order.state === 'refunding' || order.state === 'refunded') return { outcome: 'already' as const };
       if (order.state !== 'paid' && order.state !== 'late')
         return { outcome: 'refused' as const, state: order.state };
-      await tx.query(
-        `INSERT INTO refunds (id, payment_id, order_id, reason, amount_minor, currency)
-         SELECT 'r-' || id, id, order_id, $2, amount_minor, currency FROM payments WHERE order_id = $1`,
-        [orderId, reason],
-      );
-      await setState(tx, orderId, 'refunding');
+      await writeRefund(tx, orderId, reason);
       await unclaim(tx, [orderId]);
       if (order.state === 'paid') await enqueue(tx, orderId, [{ kind: 'free-seats', ...holdRefOf(order) }]);
       return { outcome: 'requested' as const };
@@ -221,7 +256,7 @@ export const createSettlement = (options: {
       holdId,
       visitor: order.visitor,
       // Paid for: it neither ends with a session, nor does anybody have to wait before it.
-      ...{ visit: '', paceMs: 0, paceBurst: 0 },
+      ...{ visit: '', saleVersion: order.sale_version, paceMs: 0, paceBurst: 0 },
       request: 'late',
       section: order.section,
       limit: Number.MAX_SAFE_INTEGER,

@@ -103,6 +103,10 @@ export const errorTable = {
   'seats-taken': [409, 'At least one of those seats has just been taken. Choose others.'],
   'seats-none-together': [409, 'There are not that many seats left together. Try fewer, or another section.'],
   'seat-limit': [409, 'That would be more seats than one person may hold.'],
+  'price-changed': [
+    409,
+    'The price has changed since you chose. Nothing was charged; choose your seats again.',
+  ],
   'hold-cooling': [
     429,
     'You have taken seats many times in a short while. Keep those you have, or wait a moment before you choose again.',
@@ -114,6 +118,10 @@ export const errorTable = {
   'payment-declined': [
     402,
     'The payment was declined. Try another card; your seats are kept until the hold runs out.',
+  ],
+  'payment-returned': [
+    402,
+    'Another amount was charged than you were shown. All of it goes back to you; your seats are kept until the hold runs out, so try again.',
   ],
   'database-unavailable': [503, 'Orders cannot be taken for a moment. Nothing was charged; try again.', 3],
   'idempotency-conflict': [422, 'This `Idempotency-Key` was used for a different request.'],

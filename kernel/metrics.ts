@@ -205,6 +205,11 @@ export const metricTable = {
   holds_total: { kind: 'counter', help: 'Holds by outcome.', labels: ['outcome'] },
   orders_total: { kind: 'counter', help: 'Orders by the state they reached.', labels: ['outcome'] },
   refunds_total: { kind: 'counter', help: 'Refunds by outcome.', labels: ['outcome'] },
+  payments_open: {
+    kind: 'gauge',
+    help: 'Charges of which the provider has not said what became of them, and refunds that are not done, by age: minutes (up to an hour), hours, days.',
+    labels: ['what', 'age'],
+  },
   drift_repaired_total: {
     kind: 'counter',
     help: 'Seats whose copy in Redis was put right from PostgreSQL.',

@@ -454,7 +454,7 @@ const operations: readonly Operation[] = [
     },
     refusals: [
       ...[...GUARDED, ...WITH_BODY, ...KEYED.slice(0, 2)],
-      ...(['bad-id', 'event-unknown', 'session-other-room', 'hold-cooling'] as const),
+      ...(['bad-id', 'event-unknown', 'session-other-room', 'hold-cooling', 'price-changed'] as const),
       ...(['seats-taken', 'seats-none-together', 'seat-limit'] as const),
       ...(['hold-expired', 'order-state', 'rebuilding', 'database-unavailable'] as const),
     ],
@@ -486,7 +486,14 @@ const operations: readonly Operation[] = [
     refusals: [
       ...[...GUARDED, ...WITH_BODY, ...KEYED],
       ...(['hold-missing', 'hold-expired', 'not-yours', 'order-state', 'seats-taken'] as const),
-      ...(['session-other-room', 'payment-declined', 'rebuilding', 'database-unavailable'] as const),
+      ...([
+        'session-other-room',
+        'price-changed',
+        'payment-declined',
+        'payment-returned',
+        'rebuilding',
+        'database-unavailable',
+      ] as const),
     ],
   },
   {

@@ -25,6 +25,8 @@ export type Hold = {
   offsets: number[];
   /** `room/placeId.number` of the session that holds; empty where it is an order that does. */
   visit: string;
+  /** The version of the event's sale, its prices first of all, that the visitor was shown. */
+  saleVersion: number;
 };
 
 const stateOf = (word: unknown): HoldState => {
@@ -33,9 +35,10 @@ const stateOf = (word: unknown): HoldState => {
   return state;
 };
 
-/** `state|epoch|number|visitor|section|expiresAtMs|request|offset,offset|visit` as the scripts read and write it. */
+/** `state|epoch|number|visitor|section|expiresAtMs|request|offset,offset|visit|saleVersion` as the scripts read and write it. */
 export const parseHold = (entry: string): Hold => {
-  const [state, epoch, number, visitor, section, expiresAtMs, request, offsets, visit] = entry.split('|');
+  const [state, epoch, number, visitor, section, expiresAtMs, request, offsets, visit, sale] =
+    entry.split('|');
   return {
     state: stateOf(state),
     epoch: Number(epoch),
@@ -46,6 +49,7 @@ export const parseHold = (entry: string): Hold => {
     request: request ?? '',
     offsets: (offsets ?? '').split(',').filter(Boolean).map(Number),
     visit: visit ?? '',
+    saleVersion: Number(sale ?? 1), // None in an entry from before there were versions.
   };
 };
 export const formatHold = (hold: Hold): string =>
@@ -59,6 +63,7 @@ export const formatHold = (hold: Hold): string =>
     hold.request,
     hold.offsets.join(','),
     hold.visit,
+    hold.saleVersion,
   ].join('|');
 
 export const bookingKeys = (event: EventId) => ({
@@ -90,6 +95,7 @@ export const hold = script({
     'holdId',
     'visitor',
     'visit',
+    'saleVersion',
     'request',
     'section',
     'limit',
@@ -199,13 +205,13 @@ export const expire = script({
         },
 });
 
-/** `rest`: sections × (name, map), then hold id and entry of each order. */
+/** `rest`: of `begin` section and map, of `part` hold id and entry, by turns. */
 export const load = script({
   name: 'booking.load',
   keys: ALL,
-  args: ['nowMs', 'epoch', 'number', 'leaseMs', 'sections', '...rest'],
-  outcomes: ['stale', 'loaded'],
-  read: wordOf<'stale' | 'loaded'>,
+  args: ['nowMs', 'phase', 'epoch', 'patienceMs', 'leaseMs', '...rest'],
+  outcomes: ['stale', 'busy', 'free', 'begun', 'added', 'loaded'],
+  read: wordOf<'stale' | 'busy' | 'free' | 'begun' | 'added' | 'loaded'>,
 });
 
 /** A flat list of pairs, as HGETALL gives inside a script. */

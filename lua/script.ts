@@ -41,6 +41,9 @@ export class UnknownOutcome extends Error {
   }
 }
 
+/** Keys and arguments of one call; what is longer than a moment's work for Redis is cut up by the caller. */
+const ARGUMENTS_MAX = 20_000;
+
 type Defined = Record<string, (...args: (string | number)[]) => Promise<unknown>>;
 
 export const script = <K extends string, A extends string, O>(spec: ScriptSpec<K, A, O>): Script<K, A, O> => {
@@ -52,13 +55,20 @@ export const script = <K extends string, A extends string, O>(spec: ScriptSpec<K
     source,
     async run(redis, keys, args) {
       const flat: (string | number)[] = spec.keys.map((name) => keys[name]);
+      // Checked before the client sees them: it would fail in the middle, and take other calls of its batch along.
+      const refuse = (count: number): never => {
+        throw new RangeError(
+          `script ${spec.name} takes at most ${ARGUMENTS_MAX} arguments, not ${count}: call it in parts`,
+        );
+      };
       for (const name of spec.args) {
         // The argument record has exactly the names of `args`, with the dots taken off (ScriptArgs).
         const value = (args as Record<string, string | number | readonly (string | number)[]>)[
           name.replace('...', '')
         ];
-        if (typeof value === 'object') flat.push(...value);
-        else flat.push(value as string | number);
+        if (typeof value !== 'object') flat.push(value as string | number);
+        else if (value.length > ARGUMENTS_MAX) refuse(value.length);
+        else flat.push(...value);
       }
       // createRedis has defined this command (ioredis `defineCommand`) on the client; its type cannot say so.
       const reply = await (redis as unknown as Defined)[command]!(...flat);

@@ -3,7 +3,7 @@
 // nothing. Another site cannot send them: the browser says where a form comes from.
 
 import { randomBytes } from 'node:crypto';
-import { errorTable, Refusal, retryAfterSecondsOf, statusOf } from '../../kernel/errors.ts';
+import { type ErrorCode, errorTable, Refusal, retryAfterSecondsOf, statusOf } from '../../kernel/errors.ts';
 import type { Answer, Handler, Request, Server } from '../../kernel/http.ts';
 import { type EventId, parseEventId } from '../../kernel/ids.ts';
 import { orUnavailable } from '../../kernel/redis.ts';
@@ -157,10 +157,11 @@ export const addPage = (server: Server, parts: RouteParts & { holding: Holding }
       const { id } = answer.body as { id: string }; // An OrderView: what place answers below 300.
       return seeOther(`/demo/orders/${id}`);
     }
+    const { code } = answer.body as { code: ErrorCode }; // A problem: what place answers otherwise.
     const { event, view } = await heldBy(request, holdId);
     return page(
       answer.status,
-      holdPage(assets, event, view, { key: newKey(), message: errorTable['payment-declined'][1] }),
+      holdPage(assets, event, view, { key: newKey(), message: errorTable[code][1] }),
     );
   };
   const release = async (request: Request, holdId: string, event: EventId | undefined): Promise<Answer> => {

@@ -22,6 +22,7 @@ export const cards = {
   'timeout-charged': 'charges and never answers',
   'timeout-not-charged': 'neither charges nor answers',
   'webhook-twice': 'charges at once and sends its webhook twice',
+  'other-amount': 'charges one minor unit more than was asked for',
   'refund-fails': 'charges at once; its refund fails twice before it works',
 } as const;
 
@@ -180,6 +181,9 @@ export const createSandbox = (options: { config: Config; log: Log }): Sandbox =>
           case 'ok':
           case 'refund-fails':
             succeed(charge);
+            break;
+          case 'other-amount':
+            succeed({ ...charge, amountMinor: amountMinor + 1 });
             break;
           case 'webhook-twice':
             succeed(charge, 2);

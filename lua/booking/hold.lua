@@ -2,13 +2,13 @@
 -- gives the same answer; that is looked at before anything is searched for. Who takes and gives back again and again
 -- has to wait: a visitor may take `paceBurst` holds at once, then one each `paceMs` (GCRA, as lua/limit/take.lua).
 -- KEYS: seats holds expiries holders pace
--- ARGV: nowMs(ms, '' = Redis TIME) holdId visitor visit('' = none) request section limit ttlMs(ms) paceMs(ms) paceBurst(0 = any number) count together ...offsets
+-- ARGV: nowMs(ms, '' = Redis TIME) holdId visitor visit('' = none) saleVersion request section limit ttlMs(ms) paceMs(ms) paceBurst(0 = any number) count together ...offsets
 -- Returns: rebuilding | conflict | ended <state> | repeated <entry> | unknown | limit | cooling <retryAfterMs> | taken | none | held <entry>
 -- Cost: O(seats of the section + seats taken)
 local seatsKey, holdsKey, expiriesKey, holdersKey, paceKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local nowArg, holdId, visitor, visit, request, section = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local limit, ttlMs, paceMs, paceBurst = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local count, together = tonumber(ARGV[11]), ARGV[12]
+local nowArg, holdId, visitor, visit, saleVersion, request, section = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local limit, ttlMs, paceMs, paceBurst = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local count, together = tonumber(ARGV[12]), ARGV[13]
 
 local f = redis.call('HMGET', seatsKey, 'ready', 'epoch', 'm:' .. section)
 if f[1] ~= '1' then return { 'rebuilding' } end
@@ -30,8 +30,8 @@ local paced = math.min(math.max(tonumber(redis.call('ZSCORE', paceKey, visitor) 
 if paceBurst > 0 and paced - now > window then return { 'cooling', paced - now - window } end
 
 local offsets = {}
-if #ARGV > 12 then
-  for i = 13, #ARGV do
+if #ARGV > 13 then
+  for i = 14, #ARGV do
     local offset = tonumber(ARGV[i])
     if string.sub(map, offset + 1, offset + 1) ~= 'f' then return { 'taken' } end
     offsets[#offsets + 1] = offset
@@ -51,7 +51,7 @@ local expiresAt = now + ttlMs
 for _, offset in ipairs(offsets) do map = string.sub(map, 1, offset) .. 'h' .. string.sub(map, offset + 2) end
 local number = redis.call('HINCRBY', seatsKey, 'number', 1)
 entry = table.concat({ 'held', f[2], string.format('%d', number), visitor, section, string.format('%d', expiresAt),
-  request, table.concat(offsets, ','), visit }, '|')
+  request, table.concat(offsets, ','), visit, saleVersion }, '|')
 redis.call('HSET', seatsKey, 'm:' .. section, map)
 redis.call('HINCRBY', seatsKey, 'version', 1)
 redis.call('HSET', holdsKey, holdId, entry)

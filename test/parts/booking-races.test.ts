@@ -20,6 +20,7 @@ const event: SaleEvent = {
   venue: 'Test',
   startsAt: new Date('2030-01-01T20:00:00Z'),
   currency: 'EUR',
+  version: 1,
   sections: [
     { id: 'small', name: 'Small', kind: 'seated', rows: 2, perRow: 5, priceMinor: 1000 },
     { id: 'blocks', name: 'Blocks', kind: 'seated', rows: 1, perRow: 12, priceMinor: 1000 },

@@ -406,6 +406,14 @@ t.test('every metric of the table moves', { timeout: 900_000 }, async (t) => {
     holds_total: already,
     orders_total: already,
     refunds_total: already,
+    // A bank that takes its time.
+    payments_open: async () => {
+      const { one } = await inside();
+      const hold = { section: 'stalls', count: 1 };
+      const held = await one.ask('POST', '/v1/events/demo/holds', keyed('hold-0009', hold));
+      const order = { holdId: held.json.id, payment: { method: 'card', token: 'late:3600' } };
+      t.equal((await one.ask('POST', '/v1/orders', keyed('order-0009', order))).status, 202);
+    },
     spans_total: already,
     streams_open: async () => {
       const one = fan();
