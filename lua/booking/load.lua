@@ -15,7 +15,8 @@ local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
 local isReady, current, loadingAt = f[1] == '1', tonumber(f[2] or -1), tonumber(f[3] or 0)
 if phase == 'look' then
   if isReady then return { 'stale' } end
-  return { math.abs(now - loadingAt) < patienceMs and 'busy' or 'free' }
+  if math.abs(now - loadingAt) < patienceMs then return { 'busy' } end
+  return { 'free' }
 end
 if phase == 'begin' then
   if current >= epoch then return { 'stale' } end
