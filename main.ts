@@ -180,7 +180,7 @@ const run = async (config: Config, options: { fresh: boolean }): Promise<Running
     // The demo, before anybody looks for it
     const demo =
       config.demo === 'on' || (config.demo === 'auto' && config.redisUrl === '' && config.databaseUrl === '');
-    if (stored !== undefined) await syncRooms({ rooms: stored.rooms, redis });
+    if (stored !== undefined) await syncRooms({ rooms: stored.rooms, redis, log });
     if (stored !== undefined && demo)
       await ensureRoom({
         rooms: stored.rooms,

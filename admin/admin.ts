@@ -8,7 +8,7 @@ import type { Config } from '../kernel/config.ts';
 import { Refusal } from '../kernel/errors.ts';
 import { type Answer, createServer, type Handler, json, type Method, type Stream } from '../kernel/http.ts';
 import type { Log } from '../kernel/log.ts';
-import type { Redis } from '../kernel/redis.ts';
+import { orElse, type Redis } from '../kernel/redis.ts';
 import type { Role } from '../kernel/role.ts';
 import { type Sql, SqlUnavailable } from '../kernel/sql.ts';
 import type { Tokens } from '../kernel/token.ts';
@@ -102,7 +102,11 @@ export const createAdmin = async (options: {
       passes += 1;
       if (passes % SYNC_PASSES !== 0) return;
       for (const row of await rooms.list())
-        if ((seen.get(row.room)?.version ?? 0) < row.version) await applyRoom({ rooms, redis, row });
+        if ((seen.get(row.room)?.version ?? 0) < row.version)
+          await orElse<unknown>(
+            () => applyRoom({ rooms, redis, row }),
+            (error) => log.error('room-not-applied', { room: row.room, error }),
+          );
     },
   });
   const parts = { sql, redis, rooms, monitor, tokens, clock, log };

@@ -7,7 +7,7 @@ import { Refusal } from '../kernel/errors.ts';
 import { json } from '../kernel/http.ts';
 import { parsePlaceId, parseRoomId, type RoomId } from '../kernel/ids.ts';
 import type { Log } from '../kernel/log.ts';
-import { orUnavailable, type Redis } from '../kernel/redis.ts';
+import { orElse, orUnavailable, type Redis } from '../kernel/redis.ts';
 import type { Sql } from '../kernel/sql.ts';
 import type { RoomStore } from '../line/rooms.ts';
 import { release, roomKeys } from '../lua/room.ts';
@@ -124,7 +124,14 @@ export const createDecisionRoutes = (options: {
     if (name !== undefined && (await rooms.get(asked[0]!)) === undefined) throw new Refusal('room-unknown');
     const before = beforeMatch?.[2] ?? '';
     const rows = await orUnavailable(
-      Promise.all(asked.map((room) => read(room, { verdict, limit, before }))).then((lists) =>
+      Promise.all(
+        asked.map((room) =>
+          orElse(
+            () => read(room, { verdict, limit, before }),
+            () => [],
+          ),
+        ),
+      ).then((lists) =>
         withStates(
           lists
             .flat()

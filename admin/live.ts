@@ -6,7 +6,7 @@ import type { EventStream, Stream } from '../kernel/http.ts';
 import { parseRoomId, type RoomId } from '../kernel/ids.ts';
 import { roomsKey } from '../kernel/keys.ts';
 import type { Log } from '../kernel/log.ts';
-import type { Redis } from '../kernel/redis.ts';
+import { orElse, type Redis } from '../kernel/redis.ts';
 import type { Calibration } from '../line/eta.ts';
 import { parseSettings } from '../line/settings.ts';
 import { type GateState, gateStateOf } from '../line/snapshot.ts';
@@ -174,6 +174,16 @@ export const createMonitor = (options: {
     return live;
   };
 
+  /** A room that cannot be read is shown as one of which nothing is known; the log says why, once. */
+  const told = new Map<RoomId, string>();
+  const unreadable =
+    (room: RoomId) =>
+    (error: Error): undefined => {
+      latest.delete(room);
+      if (told.get(room) !== error.message) log.error('room-unreadable', { room, error });
+      told.set(room, error.message);
+    };
+
   const push = (): void => {
     const frames = new Map<RoomId, string>();
     for (const [stream, { room, untilMs }] of watchers) {
@@ -197,7 +207,7 @@ export const createMonitor = (options: {
   const pass = async (): Promise<void> => {
     const names = (await redis.smembers(roomsKey)).map(parseRoomId);
     const rooms = names.filter((room): room is RoomId => room !== undefined);
-    await Promise.all(rooms.map(read));
+    await Promise.all(rooms.map((room) => orElse(() => read(room), unreadable(room))));
     for (const room of latest.keys()) if (!rooms.includes(room)) latest.delete(room);
     for (const [room, { atMs, waiting, active, promotedTotal }] of latest) {
       const ring = rings.get(room) ?? [];

@@ -1,7 +1,7 @@
 // The dispatcher: who goes in. Each tick it promotes in every room, reaps what has run out, and once a second
 // measures the room for everybody. It decides nothing itself: rate, cap and gate are decided inside the scripts,
 // so any number of dispatchers may tick at once and none leads. When Redis has lost a room it is the one that
-// makes it again, from SQL and from what it remembers.
+// makes it again, from SQL and from what it remembers. What fails in one room fails there alone (turns.ts).
 
 import type { Config } from '../kernel/config.ts';
 import { parseRoomId, type RoomId } from '../kernel/ids.ts';
@@ -14,6 +14,7 @@ import type { RoomMemory, RoomStore } from '../line/rooms.ts';
 import { close, promote, reap, roomKeys } from '../lua/room.ts';
 import { createSurveyor } from './measure.ts';
 import { createReplication, memoryAfter, textOf } from './replication.ts';
+import { createTurns } from './turns.ts';
 import { createWatcher } from './watcher.ts';
 
 const REMEMBER_EVERY_MS = 2000;
@@ -42,7 +43,9 @@ export const createDispatcher = async (options: {
   const memories = new Map<RoomId, RoomMemory>();
   const written = new Map<RoomId, string>();
   const watcher = createWatcher({ reader: options.reader, redis, log, metrics });
-  const replication = createReplication({ config, redis, rooms: store, memories, log, metrics });
+  const turns = createTurns({ log, metrics });
+  redis.on('ready', turns.reset);
+  const replication = createReplication({ config, redis, rooms: store, memories, turns, log, metrics });
   let rememberedAt = 0;
   let redisUp = true;
   let stopped = false;
@@ -79,28 +82,36 @@ export const createDispatcher = async (options: {
     if (closed.outcome === 'closed') log.info('sale-over', { room });
   };
 
-  /** Answers whether the room needs another look at once. */
-  const tickRoom = async (room: RoomId): Promise<boolean> => {
-    const begun = performance.now();
-    const { isKnown, isDone } = await promoteAll(room);
-    if (!isKnown) await replication.recover(room);
+  const reapRoom = async (room: RoomId): Promise<void> => {
     const reaped = await reap.run(redis, roomKeys(room), {
       nowMs: '',
       reapMax: config.reapMax,
       entriesMax: config.entriesMax,
     });
-    if (reaped.outcome === 'reaped') {
-      metrics.inc('missed_total', { room }, reaped.missed + reaped.finished);
-      metrics.inc('reaped_total', { room }, reaped.expired);
-    }
+    if (reaped.outcome !== 'reaped') return;
+    metrics.inc('missed_total', { room }, reaped.missed + reaped.finished);
+    metrics.inc('reaped_total', { room }, reaped.expired);
+    if (reaped.unreadable.length === 0) return;
+    metrics.inc('unreadable_total', { room }, reaped.unreadable.length);
+    const [first] = reaped.unreadable;
+    log.error('places-unreadable', { room, command: 'room.reap', count: reaped.unreadable.length, first });
+  };
+
+  /** Answers whether the room needs another look at once. */
+  const tickRoom = async (room: RoomId): Promise<boolean> => {
+    const begun = performance.now();
+    const attempt = <T>(command: string, work: () => Promise<T>) => turns.attempt(room, command, work);
+    const promoted = await attempt('room.promote', () => promoteAll(room));
+    if (promoted?.isKnown === false) await attempt('room.recover', () => replication.recover(room));
+    await attempt('room.reap', () => reapRoom(room));
     metrics.observe('tick_seconds', {}, (performance.now() - begun) / 1000);
-    const measured = await surveyor.measure(room);
+    const measured = await attempt('room.measure', () => surveyor.measure(room));
     if (measured !== undefined) {
       memories.set(room, memoryAfter(memories.get(room), measured));
       // Once a second, by whoever measured, and only where a close is set at all: ending a sale is in no hurry.
-      if (measured.settings.closesAt > 0) await closeSale(room);
+      if (measured.settings.closesAt > 0) await attempt('room.close', () => closeSale(room));
     }
-    return !isDone;
+    return promoted?.isDone === false;
   };
 
   /** Keeps head and counter in SQL too, so that a restart with an empty Redis still knows them. */
@@ -120,11 +131,12 @@ export const createDispatcher = async (options: {
     const names = await redis.smembers(roomsKey);
     const known = new Set(names.map(parseRoomId).filter((room): room is RoomId => room !== undefined));
     for (const room of memories.keys()) known.add(room);
-    await replication.check(known);
-    await watcher.follow(known);
+    const mayTouch = await replication.check(known);
     let isBusy = false;
     for (const room of known) {
       if (stopped) return false;
+      if (!mayTouch(room)) continue;
+      await turns.attempt(room, 'watch', () => watcher.follow(room));
       if (await tickRoom(room)) isBusy = true;
     }
     if (!redisUp) log.info('dispatcher-back');
@@ -163,5 +175,6 @@ export const createDispatcher = async (options: {
       await running;
     },
     ready: async () => ({ redis: redisUp }),
+    failing: turns.failing,
   };
 };

@@ -17,6 +17,7 @@ import type { Redis } from '../kernel/redis.ts';
 import { HEAD_AT_START, type RoomMemory, type RoomStore } from '../line/rooms.ts';
 import type { Snapshot } from '../line/snapshot.ts';
 import { reconcile, recover, roomKeys } from '../lua/room.ts';
+import type { Turns } from './turns.ts';
 
 const CHECK_EVERY_MS = 1000;
 /** By recover.lua: more than anybody can have been given since what is remembered was measured. */
@@ -55,8 +56,11 @@ export const replidIn = (info: string): string | undefined =>
   /^role:master\r?$/m.test(info) ? /^master_replid:([0-9a-f]{40})\r?$/m.exec(info)?.[1] : undefined;
 
 export type Replication = {
-  /** Compares the replication id with the one each room was last seen under; asks Redis at most once a second. */
-  check(rooms: Iterable<RoomId>): Promise<void>;
+  /**
+   * Compares the replication id with the one each room was last seen under; asks Redis at most once a second. Answers
+   * whether a room may be touched: not before it was compared, where that can be done at all.
+   */
+  check(rooms: Iterable<RoomId>): Promise<(room: RoomId) => boolean>;
   /** Makes a lost room again. Only rooms somebody remembers: a room nobody remembers stays closed. */
   recover(room: RoomId): Promise<void>;
 };
@@ -66,10 +70,11 @@ export const createReplication = (options: {
   redis: Redis;
   rooms: RoomStore;
   memories: Map<RoomId, RoomMemory>;
+  turns: Turns;
   log: Log;
   metrics: Metrics;
 }): Replication => {
-  const { config, redis, rooms: store, memories, log, metrics } = options;
+  const { config, redis, rooms: store, memories, turns, log, metrics } = options;
   /** The id, and the rooms that were compared with it on this connection. */
   let replid = '';
   let checked = new Set<RoomId>();
@@ -118,13 +123,15 @@ export const createReplication = (options: {
       const nowMs = performance.now();
       if (nowMs - askedAtMs >= CHECK_EVERY_MS && !forbidden) {
         const found = await askReplid();
-        if (found === undefined) return;
+        if (found === undefined) return () => true;
         if (found !== replid) checked = new Set();
         replid = found;
         askedAtMs = nowMs;
       }
-      if (replid === '') return;
-      for (const room of rooms) if (!checked.has(room)) await reconcileRoom(room);
+      if (replid === '') return () => true;
+      for (const room of rooms)
+        if (!checked.has(room)) await turns.attempt(room, 'room.reconcile', () => reconcileRoom(room));
+      return (room) => checked.has(room);
     },
 
     async recover(room) {

@@ -172,7 +172,7 @@ export const createWatcher = (options: {
   redis: Redis;
   log: Log;
   metrics: Metrics;
-}): { follow(rooms: Iterable<RoomId>): Promise<void>; stop(): void } => {
+}): { follow(room: RoomId): Promise<void>; stop(): void } => {
   const { reader, redis, log, metrics } = options;
   const watches = new Map<RoomId, Watch>();
   const roomOf = (key: string): RoomId | undefined => parseRoomId(/^ar:\{(.+)\}:entries$/.exec(key)?.[1]);
@@ -200,12 +200,10 @@ export const createWatcher = (options: {
     },
   });
   return {
-    async follow(rooms) {
-      for (const room of rooms) {
-        if (watches.has(room)) continue;
-        await follower.add(roomKey(room, 'entries'), 'start');
-        watches.set(room, createWatch());
-      }
+    async follow(room) {
+      if (watches.has(room)) return;
+      await follower.add(roomKey(room, 'entries'), 'start');
+      watches.set(room, createWatch());
     },
     stop: () => follower.stop(),
   };

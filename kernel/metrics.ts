@@ -197,6 +197,16 @@ export const metricTable = {
     help: 'Rooms recovered, by reason: Redis lost its data, another server took over, or it came back with older data.',
     labels: ['room', 'reason'],
   },
+  room_failing: {
+    kind: 'gauge',
+    help: '1 while a command of the dispatcher fails for this room alone; the log and /ready name it.',
+    labels: ['room'],
+  },
+  unreadable_total: {
+    kind: 'counter',
+    help: 'Places that were passed over because nobody can read what Redis says of them.',
+    labels: ['room'],
+  },
   ledger_gaps_total: {
     kind: 'counter',
     help: 'Holes in the ledgers: records that were trimmed or lost before they were written.',
@@ -471,10 +481,16 @@ export const createMetricsServer = (options: {
     );
     if (options.stopping?.() === true) missing.push('stopping');
     const names = roles().map((role) => role.name);
+    // Of some rooms only, so that a balancer leaves the process where it is; it is for people to read.
+    const failing = roles().flatMap((role) => (role.failing?.() ?? []).map((what) => `${role.name} ${what}`));
     missing.sort(
       (a, b) => names.findIndex((name) => a.startsWith(name)) - names.findIndex((name) => b.startsWith(name)),
     );
-    return json(missing.length === 0 ? 200 : 503, { ready: missing.length === 0, missing });
+    return json(missing.length === 0 ? 200 : 503, {
+      ready: missing.length === 0,
+      missing,
+      ...(failing.length > 0 ? { failing } : {}),
+    });
   });
   return { listen: () => server.listen(), close: () => server.close(1000) };
 };

@@ -33,6 +33,32 @@ const SENTINEL_RETRY_MS = 500;
  */
 const LEAVE_SERVER = /^(READONLY|LOADING|MASTERDOWN)/;
 
+/** Refusals that say nothing of the data that was asked for: whoever else asks hears the same. */
+const OF_SERVER =
+  /^(?:ERR )?(?:READONLY|LOADING|MASTERDOWN|NOREPLICAS|OOM|BUSY|MISCONF|CLUSTERDOWN|TRYAGAIN|NOAUTH|NOPERM|WRONGPASS)\b/;
+/** What ioredis says of a connection that is none; it has no class of its own for most of it. */
+const OF_CONNECTION =
+  /connection is (?:closed|lost)|connection lost|timed out|isn't writeable|max retries|socket|\bE[A-Z]{4,}\b/i;
+
+/** Whether a command failed for everybody, and not because of what it was about. */
+export const isServerFault = (error: unknown): boolean => {
+  if (!(error instanceof Error)) return false;
+  return error.name === 'ReplyError' ? OF_SERVER.test(error.message) : OF_CONNECTION.test(error.message);
+};
+
+/**
+ * What `work` answers, or `otherwise` where it fails because of what it was about: one thing that cannot be read is no
+ * reason to read nothing else. Rejects where the server is at fault.
+ */
+export const orElse = async <T>(work: () => Promise<T>, otherwise: (error: Error) => T): Promise<T> => {
+  try {
+    return await work();
+  } catch (error) {
+    if (isServerFault(error)) throw error;
+    return otherwise(error instanceof Error ? error : new Error(String(error)));
+  }
+};
+
 /**
  * The script commands that every client knows from its creation. They must be there before the first command is
  * sent: a pipeline that ioredis fills by itself takes its list of commands when it begins, and one defined a

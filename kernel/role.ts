@@ -10,4 +10,6 @@ export type Role = {
   stop(): Promise<void>;
   /** Dependencies by name; false means not ready. Answered within 1 s. */
   ready(): Promise<Record<string, boolean>>;
+  /** What does not work although everything it needs is there: `demo room.reap`. */
+  failing?(): string[];
 };

@@ -1,7 +1,8 @@
 // Follows Redis streams on a connection of its own. It promises: records in order, from a cursor; after a lost
 // connection it goes on from the last record it gave; when the stream was trimmed past the cursor, or has become
 // shorter than it (Redis lost data), it says `gap` once and goes on from the present. The caller then looks up
-// the state of whatever it holds.
+// the state of whatever it holds. A key that is no stream is left out, and looked at again, so that it does not keep
+// the others from being read.
 
 import type { Log } from './log.ts';
 import type { Redis } from './redis.ts';
@@ -41,6 +42,7 @@ export const followStreams = (options: {
 }): Follower => {
   const { redis, lookup, log, record, gap } = options;
   const cursors = new Map<string, string>();
+  const unreadable = new Set<string>();
   let stopped = false;
   let connectedBefore = true;
 
@@ -60,15 +62,37 @@ export const followStreams = (options: {
       }
     }
   };
+  /** One that is no stream fails every read of all of them. */
+  const leaveOut = async (): Promise<void> => {
+    for (const key of [...cursors.keys(), ...unreadable]) {
+      const type = await lookup.type(key);
+      const isReadable = type === 'stream' || type === 'none';
+      if (isReadable === cursors.has(key)) continue;
+      if (isReadable) {
+        unreadable.delete(key);
+        cursors.set(key, await newest(key));
+        gap(key);
+      } else {
+        cursors.delete(key);
+        unreadable.add(key);
+        log.error('stream-unreadable', { key, type });
+      }
+    }
+  };
   const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
   const loop = async (): Promise<void> => {
     let quiet = 0;
     while (!stopped) {
-      if (cursors.size === 0) {
+      if (cursors.size === 0 && unreadable.size === 0) {
         await pause(50);
         continue;
       }
       try {
+        if (unreadable.size > 0) await leaveOut();
+        if (cursors.size === 0) {
+          await pause(BLOCK_MS);
+          continue;
+        }
         if (!connectedBefore || quiet >= 2) {
           await checkGaps();
           connectedBefore = true;
@@ -86,6 +110,10 @@ export const followStreams = (options: {
           }
       } catch (error) {
         if (stopped) return;
+        if (error instanceof Error && error.message.startsWith('WRONGTYPE')) {
+          await leaveOut().catch(() => undefined); // Redis has gone meanwhile, which the next read will say.
+          continue;
+        }
         if (connectedBefore)
           log.warn('stream-lost', { error: error instanceof Error ? error : String(error) });
         connectedBefore = false;
@@ -102,6 +130,7 @@ export const followStreams = (options: {
       return cursor;
     },
     remove: (key) => {
+      unreadable.delete(key);
       cursors.delete(key);
     },
     stop: () => {

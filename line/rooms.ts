@@ -5,7 +5,8 @@
 import type { RoomId } from '../kernel/ids.ts';
 import { parseRoomId } from '../kernel/ids.ts';
 import { roomsKey } from '../kernel/keys.ts';
-import type { Redis } from '../kernel/redis.ts';
+import type { Log } from '../kernel/log.ts';
+import { orElse, type Redis } from '../kernel/redis.ts';
 import { migrate, type Row, type Sql } from '../kernel/sql.ts';
 import { configure, roomKeys } from '../lua/room.ts';
 import { parseSettings, type Settings } from './settings.ts';
@@ -154,9 +155,16 @@ export const applyRoom = async (options: {
   }
 };
 
-/** Brings every room of SQL into effect; safe at any time and from any number of processes. */
-export const syncRooms = async (options: { rooms: RoomStore; redis: Redis }): Promise<void> => {
-  for (const row of await options.rooms.list()) await applyRoom({ ...options, row });
+/**
+ * Brings every room of SQL into effect; safe at any time and from any number of processes. One that cannot be is said,
+ * and the others are.
+ */
+export const syncRooms = async (options: { rooms: RoomStore; redis: Redis; log: Log }): Promise<void> => {
+  for (const row of await options.rooms.list())
+    await orElse<unknown>(
+      () => applyRoom({ ...options, row }),
+      (error) => options.log.error('room-not-applied', { room: row.room, error }),
+    );
 };
 
 /** Makes a room unless it exists; the settings of one that exists are left as their operators set them. */

@@ -5,7 +5,7 @@
 import { parseRoomId, type RoomId } from '../kernel/ids.ts';
 import { roomKey, roomsKey } from '../kernel/keys.ts';
 import type { Log } from '../kernel/log.ts';
-import type { Redis } from '../kernel/redis.ts';
+import { orElse, type Redis } from '../kernel/redis.ts';
 import { type Guarded, indexRoutes } from './routes.ts';
 import { parseSnapshot, type Snapshot } from './snapshot.ts';
 
@@ -42,23 +42,27 @@ export const createView = (options: { redis: Redis; log: Log; everyMs: number })
     routesFrom = from;
   };
 
+  /** A key of one room that holds something else is no reason to know nothing of the others. */
+  const textOf = (room: RoomId): Promise<string | null> =>
+    orElse<string | null>(
+      () => redis.get(roomKey(room, 'snapshot')),
+      ({ message }) => message,
+    );
+
   const read = async (): Promise<void> => {
     try {
       const [names, time] = await Promise.all([redis.smembers(roomsKey), redis.time()]);
       offsetMs = Number(time[0]) * 1000 + Math.floor(Number(time[1]) / 1000) - Date.now();
       const rooms = new Set(names.map(parseRoomId).filter((room): room is RoomId => room !== undefined));
       for (const room of snapshots.keys()) rooms.add(room);
-      const found = await Promise.all(
-        [...rooms].map(async (room) => [room, await redis.get(roomKey(room, 'snapshot'))] as const),
-      );
+      const found = await Promise.all([...rooms].map(async (room) => [room, await textOf(room)] as const));
       for (const [room, text] of found) {
         if (text === null || text === texts.get(room)) continue;
+        texts.set(room, text);
         const snapshot = parseSnapshot(text);
+        // What was known of the room goes on being known, as when it is lost.
         if (snapshot === undefined) log.warn('snapshot-unreadable', { room });
-        else {
-          texts.set(room, text);
-          snapshots.set(room, snapshot);
-        }
+        else snapshots.set(room, snapshot);
       }
       indexAnew();
       up = true;

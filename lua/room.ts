@@ -321,14 +321,22 @@ export const leave = script({
       : { outcome: reply[0] === 'none' ? 'none' : 'unknown' },
 });
 
+export type Reaped = {
+  outcome: 'reaped';
+  missed: number;
+  finished: number;
+  expired: number;
+  more: boolean;
+  /** Places that were due, and of which nobody knows whose they are. */
+  unreadable: string[];
+};
+
 export const reap = script({
   name: 'room.reap',
   keys: ['room', 'parked', 'promoted', 'active', 'places', 'finished', 'here', 'entries'],
   args: ['nowMs', 'reapMax', 'entriesMax'],
   outcomes: ['unknown', 'reaped'],
-  read: (
-    reply,
-  ): Unknown | { outcome: 'reaped'; missed: number; finished: number; expired: number; more: boolean } =>
+  read: (reply): Unknown | Reaped =>
     reply[0] === 'reaped'
       ? {
           outcome: 'reaped',
@@ -336,6 +344,7 @@ export const reap = script({
           finished: count(reply, 2),
           expired: count(reply, 3),
           more: reply[4] === 1,
+          unreadable: Array.isArray(reply[5]) ? reply[5].map(String) : [],
         }
       : { outcome: 'unknown' },
 });

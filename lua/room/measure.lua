@@ -15,7 +15,7 @@ for i = 1, #fields, 2 do r[fields[i]] = fields[i + 1] end
 if not r.epoch then return { 'unknown' } end
 local time = redis.call('TIME')
 local now = tonumber(nowArg) or (time[1] * 1000 + math.floor(time[2] / 1000))
-local age = now - tonumber(r.snapshotAt or 0)
+local age = now - (tonumber(r.snapshotAt) or 0)
 if age >= 0 and age < freshMs then return { 'fresh' } end
 
 -- Scores leave as one text each: a thousand small replies would cost more than finding them.
@@ -49,7 +49,8 @@ for i = 6, #ARGV do
     ranks[#ranks] = ranks[#ranks] - parkedAhead + redis.call('ZCOUNT', parkedKey, '-inf', below)
   end
 end
-local nearRank = math.ceil(tonumber(r.newUsersPerMinute) * tonumber(r.graceSeconds) / 30) + tonumber(r.effectiveBurst)
+local function numberOf(name) return tonumber(r[name]) or 0 end
+local nearRank = math.ceil(numberOf('newUsersPerMinute') * numberOf('graceSeconds') / 30) + numberOf('effectiveBurst')
 nearRank = math.max(100, nearRank)
 local near = redis.call('ZRANGE', lineKey, nearRank, nearRank, 'WITHSCORES')
 return { 'measured', now, fields, redis.call('ZCARD', lineKey), parked, redis.call('ZCARD', withheldKey),

@@ -385,7 +385,7 @@ t.test('a room that Redis lost is left to recovery, never made anew', async (t) 
   const second = parseRoomId('second')!;
   t.match(await rooms.memoryOf(second), { nextNumber: 0 }, 'it is remembered from its first moment');
   await server.client.del(roomKeys(second).room);
-  await syncRooms({ rooms, redis: server.client });
+  await syncRooms({ rooms, redis: server.client, log: silentLog });
   t.equal(await server.client.exists(roomKeys(second).room), 0);
   t.match(await admin('POST', '/v1/rooms/second/suspend'), { status: 200, body: { applied: false } });
   t.equal((await admin('POST', '/v1/rooms/second/notices', { text: 'x' })).body.code, 'unavailable');

@@ -178,7 +178,7 @@ t.test('what the watcher finds is in the metrics, from the oldest record on', as
     metrics,
   });
   t.teardown(() => watcher.stop());
-  await watcher.follow([room]);
+  await watcher.follow(room);
   await eventually('the overshoot is exported', async () =>
     /anteroom_overshoot_total\{room="exported"\} 3\b/.test(await metrics.text()),
   );
