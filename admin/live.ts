@@ -8,7 +8,7 @@ import { roomsKey } from '../kernel/keys.ts';
 import type { Log } from '../kernel/log.ts';
 import { orElse, type Redis } from '../kernel/redis.ts';
 import type { Calibration } from '../line/eta.ts';
-import { parseSettings } from '../line/settings.ts';
+import { readStoredSettings } from '../line/settings.ts';
 import { type GateState, gateStateOf } from '../line/snapshot.ts';
 import { roomKeys } from '../lua/room.ts';
 
@@ -97,10 +97,9 @@ export const readLive = async (
   const [text, level, right, total] = rest;
   const recovery = recoveryOf(fields.slice(-RECOVERY_FIELDS.length));
   if (typeof settingsText !== 'string') return undefined;
-  const parsed = parseSettings(JSON.parse(settingsText));
-  if (parsed.outcome !== 'ok') throw new Error(`the settings of room ${room} in Redis are not valid`);
+  const stored = readStoredSettings(JSON.parse(settingsText));
   // A room that nobody remembered is recovered suspended whatever its settings say; the hash has the last word.
-  const settings = { ...parsed.settings, suspended: suspended === '1' };
+  const settings = { ...stored.settings, suspended: suspended === '1' };
   const atMs = Number(time[0]) * 1000 + Math.floor(Number(time[1]) / 1000);
   return {
     atMs,

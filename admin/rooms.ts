@@ -52,8 +52,8 @@ const readSettings = (input: Record<string, unknown>, base: Settings): Settings 
 };
 
 /** The fields that differ, with both values: what the audit trail shows. */
-const differences = (before: Settings, after: Settings): Record<string, unknown> => {
-  const changed: Record<string, unknown> = {};
+const differences = (before: Settings, after: Settings): Record<string, { from: unknown; to: unknown }> => {
+  const changed: Record<string, { from: unknown; to: unknown }> = {};
   for (const [name, to] of Object.entries(after)) {
     // Both are whole Settings, so every name of one is a name of the other.
     const from = before[name as keyof Settings];
@@ -116,7 +116,9 @@ export const createRoomRoutes = (options: {
     { settings, seenVersion, action }: { settings: Settings; seenVersion: number; action: string },
   ): Promise<Answer> => {
     const saved = await sql.transaction(async (tx) => {
-      const done = await rooms.save(row.room, { settings, seenVersion }, tx);
+      const changes = differences(row.settings, settings);
+      const changed = Object.fromEntries(Object.entries(changes).map(([name, { to }]) => [name, to]));
+      const done = await rooms.save(row.room, { changed, seenVersion }, tx);
       if (done.outcome === 'saved')
         await appendAudit(
           tx,
@@ -127,7 +129,7 @@ export const createRoomRoutes = (options: {
             detail: {
               operatorId: operator.id,
               version: done.row.version,
-              changes: differences(row.settings, settings),
+              changes,
             },
           },
           audited(),

@@ -99,7 +99,7 @@ export const createInventory = (sql: Sql): Inventory => {
     for (const row of events)
       known.set(row.id, {
         id: row.id,
-        room: row.room,
+        room: row.room || (row.id as string as RoomId), // Of the same form.
         version: row.version,
         name: row.name,
         venue: row.venue,

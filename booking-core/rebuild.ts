@@ -165,6 +165,11 @@ export const repairDrift = async (
     const seen = await audit.run(redis, keys, { nowMs: '' });
     if (seen.outcome === 'rebuilding') return { outcome: 'rebuilding' };
     holds = seen.holds;
+    // What a newer version holds seats by cannot be compared: it is left to that one.
+    if ([...seen.holds.values()].some(({ state }) => state === 'unknown')) {
+      log.warn('holds-unknown', { booked: event.id });
+      return { outcome: 'agreed', repaired: 0, holds };
+    }
     const drift = driftOf(event, seen, await live(sql, event.id)).slice(0, DRIFT_MAX);
     if (drift.length === 0) return { outcome: 'agreed', repaired: 0, holds };
     const { outcome } = await repair.run(redis, keys, {

@@ -7,7 +7,7 @@ import type { Config } from '../kernel/config.ts';
 import type { RoomId } from '../kernel/ids.ts';
 import type { BypassRule } from './bypass.ts';
 import { indexRoutes, isBelow, openBookingPaths, type Route, routeOf } from './routes.ts';
-import { burstOf, parseSettings, type Settings } from './settings.ts';
+import { burstOf, parseSettings, readStoredSettings, type Settings } from './settings.ts';
 
 export type Severity = 'error' | 'warning' | 'note';
 
@@ -419,9 +419,10 @@ export const examine = (facts: Facts): Finding[] => {
     if (parsed.outcome === 'faults') {
       const faults = parsed.faults.map(({ field, says }) => `${field} ${says}`).join('; ');
       say('settings-invalid', `The settings cannot be used: ${faults}.`, room);
-      continue;
     }
-    rooms.push({ room, settings: parsed.settings, routes: parsed.settings.routes.map(routeOf) });
+    // As they are taken, whoever wrote them.
+    const { settings: taken } = readStoredSettings(settings);
+    rooms.push({ room, settings: taken, routes: taken.routes.map(routeOf) });
     if (version !== undefined && facts.redis === 'reached' && version !== versionInRedis)
       say(
         'room-not-applied',

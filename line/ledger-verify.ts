@@ -11,6 +11,7 @@ import {
   type LedgerRow,
   parseLedgerHeader,
   parseLedgerRow,
+  unknownKind,
 } from './ledger.ts';
 import { createLedgerCheck, type LedgerSummary } from './ledger-check.ts';
 
@@ -134,7 +135,13 @@ const verifyLines = async (
       }
       const seq = end.seq + 1;
       if (seq > header.rows) return wrong(seq, 'there are more rows than the first line says');
-      const row = parseLedgerRow(parsed(line, seq + 1));
+      const read = parsed(line, seq + 1);
+      const newer = unknownKind(read);
+      if (newer !== undefined)
+        throw new Unreadable(
+          `row ${seq.toLocaleString('en-US')} is of the kind \`${newer}\`, which this version does not know: verify with the one that wrote it`,
+        );
+      const row = parseLedgerRow(read);
       if (row === undefined) return wrong(seq, 'it has not the form of a row');
       if (row.seq !== seq)
         return wrong(

@@ -134,6 +134,15 @@ const SHAPES: Record<LedgerFact['kind'], (row: Parts) => boolean> = {
   head: (row) => isText(row.jws),
 };
 
+/** The kind of a row that is none of ours: a newer version may have written it. */
+export const unknownKind = (input: unknown): string | undefined =>
+  isObject(input) &&
+  isText(input.kind) &&
+  /^[A-Za-z]{1,40}$/.test(input.kind) &&
+  !Object.hasOwn(SHAPES, input.kind)
+    ? input.kind
+    : undefined;
+
 /** A row somebody gave; undefined when it has not the form of one. */
 export const parseLedgerRow = (input: unknown): LedgerRow | undefined => {
   if (!isObject(input) || !isCount(input.seq) || !isCount(input.atMs) || !isText(input.hash))

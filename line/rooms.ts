@@ -9,9 +9,16 @@ import type { Log } from '../kernel/log.ts';
 import { orElse, type Redis } from '../kernel/redis.ts';
 import { migrate, type Row, type Sql } from '../kernel/sql.ts';
 import { configure, roomKeys } from '../lua/room.ts';
-import { parseSettings, type Settings } from './settings.ts';
+import { readStoredSettings, type Settings, type SettingsFault } from './settings.ts';
 
-export type RoomRow = { room: RoomId; settings: Settings; version: number; createdAtMs: number };
+export type RoomRow = {
+  room: RoomId;
+  settings: Settings;
+  version: number;
+  createdAtMs: number;
+  /** What this version cannot read of what is stored. */
+  faults: readonly SettingsFault[];
+};
 /**
  * `head` and `nextNumber` as the last snapshot had them, and the sale and epoch they belong to; with them, since
  * that is kept, when it was measured (Redis's clock) and how many stood in line, parked ones included.
@@ -37,9 +44,10 @@ export type RoomStore = {
     settings: Settings,
     within?: Queries,
   ): Promise<{ outcome: 'exists' } | { outcome: 'created'; row: RoomRow }>;
+  /** Writes what has changed, and leaves the rest as it is stored, whichever version wrote it. */
   save(
     room: RoomId,
-    change: { settings: Settings; seenVersion: number },
+    change: { changed: Partial<Settings>; seenVersion: number },
     within?: Queries,
   ): Promise<{ outcome: 'missing' | 'conflict' } | { outcome: 'saved'; row: RoomRow }>;
   /** Writes nothing when what is remembered is newer: of a later sale or epoch, or with a higher next number. */
@@ -51,21 +59,12 @@ export type RoomStore = {
 /** Every process looks at every room each tick; more of them belong on another installation. */
 export const ROOMS_MAX = 500;
 
-const rowOf = (row: Row): RoomRow => {
-  const room = parseRoomId(row.id);
-  const parsed = parseSettings(row.settings);
-  if (room === undefined) throw new Error('the table rooms has an id that is not a room name');
-  if (parsed.outcome !== 'ok') {
-    const faults = parsed.faults.map(({ field, says }) => `${field} ${says}`).join('; ');
-    throw new Error(`the stored settings of room ${room} are not valid: ${faults}`);
-  }
-  return {
-    room,
-    settings: parsed.settings,
-    version: Number(row.version),
-    createdAtMs: Number(row.created_ms),
-  };
-};
+const rowOf = (row: Row): RoomRow => ({
+  room: row.id as RoomId, // Checked where it was created.
+  ...readStoredSettings(row.settings),
+  version: Number(row.version),
+  createdAtMs: Number(row.created_ms),
+});
 
 const COLUMNS = 'id, settings, version, (extract(epoch FROM created_at) * 1000)::bigint AS created_ms';
 
@@ -75,7 +74,7 @@ export const createRoomStore = (sql: Sql): RoomStore => ({
   },
   async list() {
     const rows = await sql.query(`SELECT ${COLUMNS} FROM rooms ORDER BY id LIMIT $1`, [ROOMS_MAX]);
-    return rows.map(rowOf);
+    return rows.filter(({ id }) => parseRoomId(id) !== undefined).map(rowOf);
   },
   async get(room) {
     const rows = await sql.query(`SELECT ${COLUMNS} FROM rooms WHERE id = $1`, [room]);
@@ -89,11 +88,11 @@ export const createRoomStore = (sql: Sql): RoomStore => ({
     );
     return rows[0] === undefined ? { outcome: 'exists' } : { outcome: 'created', row: rowOf(rows[0]) };
   },
-  async save(room, { settings, seenVersion }, within = sql) {
+  async save(room, { changed, seenVersion }, within = sql) {
     const rows = await within.query(
-      `UPDATE rooms SET settings = $2::text::jsonb, sale = $3, version = version + 1
+      `UPDATE rooms SET settings = settings || $2::text::jsonb, sale = coalesce($3, sale), version = version + 1
        WHERE id = $1 AND version = $4 RETURNING ${COLUMNS}`,
-      [room, JSON.stringify(settings), settings.sale, seenVersion],
+      [room, JSON.stringify(changed), changed.sale ?? null, seenVersion],
     );
     if (rows[0] !== undefined) return { outcome: 'saved', row: rowOf(rows[0]) };
     const there = await within.query('SELECT 1 AS one FROM rooms WHERE id = $1', [room]);
@@ -160,11 +159,14 @@ export const applyRoom = async (options: {
  * and the others are.
  */
 export const syncRooms = async (options: { rooms: RoomStore; redis: Redis; log: Log }): Promise<void> => {
-  for (const row of await options.rooms.list())
+  for (const row of await options.rooms.list()) {
+    if (row.faults.length > 0)
+      options.log.warn('settings-unreadable', { room: row.room, version: row.version, faults: row.faults });
     await orElse<unknown>(
       () => applyRoom({ ...options, row }),
       (error) => options.log.error('room-not-applied', { room: row.room, error }),
     );
+  }
 };
 
 /** Makes a room unless it exists; the settings of one that exists are left as their operators set them. */

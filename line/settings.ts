@@ -184,6 +184,58 @@ export const parseSettings = (input: unknown, base: Settings = defaultSettings):
   return faults.length > 0 ? { outcome: 'faults', faults } : { outcome: 'ok', settings };
 };
 
+/** What a setting counts as when another version wrote what this one cannot read: rather closed than open. */
+const CAUTIOUS: Partial<Settings> = {
+  suspended: true,
+  identity: 'required',
+  // A name that leads nowhere (RFC 2606).
+  origin: 'http://origin.invalid',
+};
+
+/** A list is read entry by entry; a number that is too high for this version counts as its highest. */
+const readableOf = (name: keyof Settings, value: unknown): unknown => {
+  if (name === 'routes' && Array.isArray(value))
+    return value.filter((route) => routeFault(route) === undefined);
+  if (name === 'bypass') return parseBypass(value).rules;
+  if (name in RANGES && typeof value === 'number') {
+    const [, max] = RANGES[name as keyof typeof RANGES]; // `in` has checked the name.
+    if (Number.isInteger(value) && value > max) return max;
+  }
+  return CAUTIOUS[name] ?? defaultSettings[name];
+};
+
+/**
+ * Settings as another version may have stored them, an older or a newer one. What this version does not know means
+ * nothing to it and is carried along, so that it is still there for the one that does; what it cannot read of what it
+ * knows is cautiously taken, and named in `faults`. Never fails.
+ */
+export const readStoredSettings = (input: unknown): { settings: Settings; faults: SettingsFault[] } => {
+  const stored = typeof input === 'object' && input !== null && !Array.isArray(input) ? input : CAUTIOUS;
+  const faults: SettingsFault[] = [];
+  const read: Record<string, unknown> = { ...defaultSettings };
+  for (const [field, value] of Object.entries(stored)) {
+    if (!Object.hasOwn(defaultSettings, field)) {
+      read[field] = value;
+      continue;
+    }
+    const name = field as keyof Settings; // Just checked.
+    const faulty = name === 'bypass' ? parseBypass(value).faults : [];
+    const says = name === 'bypass' ? undefined : faultOf(name, value);
+    if (says !== undefined) faulty.push({ field, says });
+    faults.push(...faulty);
+    read[field] = faulty.length > 0 ? readableOf(name, value) : value;
+  }
+  const { routes, bypass } = read as Settings; // Every known name has a value that passed its check, or a cautious one.
+  return {
+    settings: {
+      ...(read as Settings), // The same.
+      routes: routes.map((route) => routeText(routeOf(route))),
+      bypass: parseBypass(bypass).rules,
+    },
+    faults,
+  };
+};
+
 /** The burst that is meant by 0: a second's worth, at least one. */
 export const burstOf = (settings: Pick<Settings, 'burst' | 'newUsersPerMinute'>): number =>
   settings.burst > 0 ? settings.burst : Math.max(1, Math.ceil(settings.newUsersPerMinute / 60));

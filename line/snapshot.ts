@@ -8,7 +8,7 @@ import { type Bounds, boundsAfter } from './bounds.ts';
 import { type Calibration, initialCalibration } from './eta.ts';
 import { type Pace, paceAfter, paceText, parsePace } from './pace.ts';
 import { aheadOf, firstKnot, type Knot, lowerBound } from './position.ts';
-import { defaultSettings, parseSettings, type Settings } from './settings.ts';
+import { readStoredSettings, type Settings } from './settings.ts';
 
 /** What a loss of Redis's data cost and what came back, since the room was last made again. */
 export type Recovery = {
@@ -222,7 +222,7 @@ export type Composed = { snapshot: Snapshot; basedOnMs: number; pace: string };
 /**
  * The snapshot of what was counted as planned, after `before` (undefined: none, or of another process that is
  * gone). Anchors that were not counted are known from `ground`: `before`, or a count since that nobody saw.
- * Undefined when the settings in Redis are those of a newer version; `uncounted` when not all that is kept is known.
+ * Undefined when the settings in Redis are none; `uncounted` when not all that is kept is known.
  */
 export const composeSnapshot = (
   measured: Measured,
@@ -313,8 +313,7 @@ const settingsOf = (input: unknown): Settings | undefined => {
   } catch {
     return undefined; // Not JSON: no settings of ours.
   }
-  const parsed = parseSettings(raw, defaultSettings);
-  return parsed.outcome === 'ok' ? parsed.settings : undefined;
+  return typeof raw === 'object' && raw !== null ? readStoredSettings(raw).settings : undefined;
 };
 const objectOf = (value: unknown): Record<string, unknown> =>
   // Any object may be read by name; each field is converted by its reader.
@@ -322,7 +321,7 @@ const objectOf = (value: unknown): Record<string, unknown> =>
 const numberIn = (raw: Record<string, unknown>, name: string, missing = 0): number =>
   Number(raw[name] ?? missing);
 
-/** Reads what `snapshotText` wrote; undefined when it is not that (a newer or broken writer). */
+/** Reads what `snapshotText` wrote, of this version or another; undefined when it is not that. */
 export const parseSnapshot = (json: string): Snapshot | undefined => {
   let raw: Record<string, unknown>;
   try {

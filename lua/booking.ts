@@ -8,7 +8,8 @@ import { bookingKey } from '../kernel/keys.ts';
 import { type Reply, script } from './script.ts';
 
 export const holdStates = ['held', 'ordered', 'confirmed', 'released', 'expired', 'refunded'] as const;
-export type HoldState = (typeof holdStates)[number];
+/** `unknown`: a newer version knows what it means; here nothing is done about it. */
+export type HoldState = (typeof holdStates)[number] | 'unknown';
 
 /** The fence is (epoch, number): what acts on a hold later must show both. */
 export type Hold = {
@@ -29,11 +30,7 @@ export type Hold = {
   saleVersion: number;
 };
 
-const stateOf = (word: unknown): HoldState => {
-  const state = holdStates.find((known) => known === word);
-  if (state === undefined) throw new Error('a hold is in no known state');
-  return state;
-};
+const stateOf = (word: unknown): HoldState => holdStates.find((known) => known === word) ?? 'unknown';
 
 /** `state|epoch|number|visitor|section|expiresAtMs|request|offset,offset|visit|saleVersion` as the scripts read and write it. */
 export const parseHold = (entry: string): Hold => {

@@ -14,7 +14,7 @@ import { withoutSecret } from '../kernel/redis-url.ts';
 import { createSql } from '../kernel/sql.ts';
 import { examine, type Facts, type PageFacts, type RoomFacts } from '../line/checkup.ts';
 import { hostOf, indexRoutes } from '../line/routes.ts';
-import { parseSettings, type Settings } from '../line/settings.ts';
+import { readStoredSettings, type Settings } from '../line/settings.ts';
 
 const ANSWER_MS_MAX = 10_000;
 const ASSETS_MAX = 50;
@@ -91,10 +91,10 @@ const fetched = async (url: string): Promise<Fetched> => {
 
 /** Where the page is at its origin; undefined where no room guards it. */
 const atOrigin = (url: URL, rooms: readonly RoomFacts[], config: Config): string | undefined => {
-  const usable = rooms.flatMap(({ room, settings }): [RoomFacts['room'], Settings][] => {
-    const parsed = parseSettings(settings);
-    return parsed.outcome === 'ok' ? [[room, parsed.settings]] : [];
-  });
+  const usable = rooms.map(({ room, settings }): [RoomFacts['room'], Settings] => [
+    room,
+    readStoredSettings(settings).settings,
+  ]);
   const routes = indexRoutes(usable.map(([room, settings]) => [room, settings.routes]));
   const guarded = routes.guarding(hostOf(url.host) ?? '', url.pathname);
   const settings = usable.find(([room]) => room === guarded?.room)?.[1];

@@ -139,7 +139,10 @@ ${seatList(hold.sectionName, hold.seats)}
 </div>`,
   );
 
-const words: Record<OrderView['state'], { title: string; says: string; tone: 'ok' | 'bad' | 'wait' }> = {
+type Words = { title: string; says: string; tone: 'ok' | 'bad' | 'wait' };
+/** Of a state that a newer version wrote. */
+const SOMEHOW: Words = { title: 'Your order', says: 'Look again in a moment.', tone: 'wait' };
+const words: Record<OrderView['state'], Words> = {
   paying: {
     title: 'Waiting for your payment',
     says: 'Your bank has not answered yet. This page looks again by itself.',
@@ -174,7 +177,7 @@ const words: Record<OrderView['state'], { title: string; says: string; tone: 'ok
 };
 
 const orderCard = (order: OrderView, level: 'h1' | 'h2'): Html => {
-  const { title, says, tone } = words[order.state];
+  const { title, says, tone } = words[order.state] ?? SOMEHOW;
   const heading = new Html(`<${level}>`);
   const headingEnd = new Html(`</${level}>`);
   return html`<article class="card order" data-tone="${tone}">
