@@ -245,7 +245,7 @@ const labelValues: Record<string, readonly string[] | number> = {
   outcome: [
     ...['unknown', 'otherSale', 'held', 'recovering', 'closed', 'notOpen', 'full', 'joined'],
     ...['finished', 'active', 'notPromoted', 'claimed', 'ok', 'error', 'done', 'failed'],
-    ...['repeated', 'rebuilding', 'conflict', 'ended', 'limit', 'none', 'taken'],
+    ...['repeated', 'rebuilding', 'conflict', 'ended', 'limit', 'cooling', 'none', 'taken'],
     ...['verified', 'known', 'invalid', 'unavailable', 'refused', 'overloaded', 'dropped'],
     ...['late', 'paying', 'paid', 'declined', 'expired', 'refunding', 'refunded', 'cancelled'],
   ],
@@ -256,7 +256,9 @@ const labelValues: Record<string, readonly string[] | number> = {
   epoch: ['same', 'other', 'foreign'],
   type: ['position', 'state', 'promoted', 'notice', 'ended'],
   state: ['waiting', 'parked', 'withheld', 'promoted', 'active'],
-  reason: ['lost', 'failover', 'older'],
+  what: ['charge', 'refund'],
+  age: ['minutes', 'hours', 'days'],
+  reason: ['lost', 'restart', 'failover', 'older'],
   level: ['1', '2', '3'],
   kind: ['page', 'join', 'poll', 'stream', 'claim', 'other'],
 };

@@ -89,8 +89,7 @@ const isVisit = <V extends Visit6 | Visit9>(
   fields: Field[] | undefined,
   length: V['length'],
 ): fields is V => {
-  // A newer version may say more, behind what this one knows.
-  if (fields === undefined || fields.length < length) return false;
+  if (fields === undefined || fields.length !== length) return false;
   const numbers = Math.min(length, 8);
   for (let index = 1; index < numbers; index += 1)
     if (index !== 2 && typeof fields[index] !== 'number') return false;

@@ -25,11 +25,12 @@ if expiresAt then
   -- An entry of an earlier version names nobody: then it is whoever claims now.
   local isOwned = owner ~= ''
   if isOwned then visitor = owner end
-  local next = tonumber(serial) + (tonumber(serial) == shownSerial and 0 or 1)
-  if next ~= tonumber(serial) or not isOwned then
+  serial = tonumber(serial) or 0
+  local next = serial + (serial == shownSerial and 0 or 1)
+  if next ~= serial or not isOwned then
     redis.call('HSET', placesKey, placeId, string.format('%s %s %s %s %d %s', held, score, flags, started, next, visitor))
   end
-  if next ~= tonumber(serial) then
+  if next ~= serial then
     redis.call('XADD', entriesKey, '*', 'kind', 'superseded', 'atMs', now, 'visits', placeId .. ' ' .. number, 'serial', next)
   end
   return { 'active', number, expiresAt, tonumber(started), epoch, next, visitor }

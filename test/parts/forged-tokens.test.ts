@@ -394,7 +394,7 @@ t.test('no forged token of our own is accepted, whatever its kind', async (t) =>
     receipt: ['demo', 1, placeId, 7, 7, 1],
     'receipt-withheld': ['demo', 1, placeId, 7, 7, 1],
     claim: ['demo', 1, placeId, 7, nowMs + 60_000, 1],
-    session: ['demo', 1, placeId, 7, nowMs + 60_000, nowMs, 1, 1],
+    session: ['demo', 1, placeId, 7, nowMs + 60_000, nowMs, 1, 1, newVisitor()],
     context: [newVisitor(), 'demo', placeId, 7, 1, nowMs],
     service: ['*', Math.floor(nowMs / 1000) + 60],
     'operator-csrf': ['session', 'id', nowMs + 60_000],

@@ -13,11 +13,9 @@ import { createTokens, generateKey, parseKeys } from '../../kernel/token.ts';
 import { parseEntry } from '../../line/entries.ts';
 import { chained, chainStart } from '../../line/ledger.ts';
 import { verifyLedger } from '../../line/ledger-verify.ts';
-import { readClaim, readReceipt, readSession } from '../../line/receipt.ts';
 import { applyRoom, createRoomStore, syncRooms } from '../../line/rooms.ts';
 import { defaultSettings, parseSettings, readStoredSettings } from '../../line/settings.ts';
 import { parseSnapshot, snapshotText } from '../../line/snapshot.ts';
-import { newVisitor } from '../../line/visitor.ts';
 import { bookingKeys } from '../../lua/booking.ts';
 import { newKey, startBooking } from '../support/booking.ts';
 import { eventually } from '../support/eventually.ts';
@@ -136,24 +134,16 @@ t.test('a room with such settings is put into effect, measured, and read by ever
   });
 });
 
-t.test(
-  'tokens that say more than is known here are read, records of another kind are passed over',
-  async (t) => {
-    const visit = ['demo', 1, 'abcdefghijklmnop', 7] as const;
-    t.match(readReceipt(tokens, tokens.sign('receipt', [...visit, 7, 1, 'more'])), { number: 7 });
-    t.match(readClaim(tokens, tokens.sign('claim', [...visit, 9, 1, 'more', 2])), { deadlineMs: 9 });
-    const session = [...visit, 9, 1, 1, 1, newVisitor(), 'more'];
-    t.match(readSession(tokens, tokens.sign('session', session)), { number: 7, serial: 1 });
-    t.equal(parseEntry(['kind', 'auctioned', 'atMs', '1', 'visits', 'abcdefghijklmnop 1']), undefined);
-    const extended = parseEntry(['kind', 'clock', 'atMs', '5', 'wasMs', '9', 'moon', 'full']);
-    t.same(createWatch().observe(extended!), {
-      overshoot: 0,
-      duplicates: 0,
-      inversions: 0,
-      adoptedOverCap: 0,
-    });
-  },
-);
+t.test('records of another kind are passed over, and fields that are not known', async (t) => {
+  t.equal(parseEntry(['kind', 'auctioned', 'atMs', '1', 'visits', 'abcdefghijklmnop 1']), undefined);
+  const extended = parseEntry(['kind', 'clock', 'atMs', '5', 'wasMs', '9', 'moon', 'full']);
+  t.same(createWatch().observe(extended!), {
+    overshoot: 0,
+    duplicates: 0,
+    inversions: 0,
+    adoptedOverCap: 0,
+  });
+});
 
 t.test('a ledger with rows of a newer kind is not called wrong', async (t) => {
   const header = { ledger: 1, room: 'demo', sale: 1, rows: 1, opensAt: 0, jwks: await tokens.jwks() };

@@ -329,14 +329,10 @@ t.test('unreadable records and snapshots of a newer version do no harm', async (
       parked: [],
     },
   );
-  for (const text of [
-    '',
-    'x',
-    '{}',
-    '{"settings":"{}"}',
-    '{"settings":"{\\"newUsersPerMinute\\":-1}","atMs":1,"epoch":1}',
-  ])
+  for (const text of ['', 'x', '{}', '{"settings":"{}"}', '{"settings":"x","atMs":1,"epoch":1}'])
     t.equal(parseSnapshot(text), undefined);
+  const newer = '{"settings":"{\\"newUsersPerMinute\\":-1,\\"moon\\":1}","atMs":1,"epoch":1}';
+  t.match(parseSnapshot(newer), { atMs: 1, settings: { newUsersPerMinute: 60, moon: 1 } });
 });
 
 t.test('a frame is one event, whatever the text in it', async (t) => {

@@ -415,6 +415,21 @@ t.test('every metric of the table moves', { timeout: 900_000 }, async (t) => {
       const order = { holdId: held.json.id, payment: { method: 'card', token: 'late:3600' } };
       t.equal((await one.ask('POST', '/v1/orders', keyed('order-0009', order))).status, 202);
     },
+    // A hand in Redis, or another version: what cannot be read is named, and nobody else waits for it.
+    unreadable_total: async () => {
+      const { placeId } = await inside();
+      await redis.client.hset(keys.places, placeId, 'nonsense');
+      await redis.client.zadd(keys.active, 1, placeId);
+    },
+    room_failing: async () => {
+      await redis.client.del(keys.here);
+      await redis.client.set(keys.here, 'no zset');
+      await moves('room_failing');
+      const ready = await (await fetch(`http://127.0.0.1:${system.ports.metrics}/ready`)).json();
+      t.match(ready, { ready: true, failing: [/^dispatcher demo room\./] });
+      await redis.client.del(keys.here);
+      await eventually('it is well', async () => (await shownOf('room_failing')) === 0);
+    },
     spans_total: already,
     streams_open: async () => {
       const one = fan();
@@ -522,21 +537,6 @@ t.test('every metric of the table moves', { timeout: 900_000 }, async (t) => {
     // The whole line goes: the dispatcher makes the room again, and the ledger says what it never saw.
     recoveries_total: () => redis.client.flushall(),
     ledger_gaps_total: already,
-    // A hand in Redis, or another version: what cannot be read is named, and nobody else waits for it.
-    unreadable_total: async () => {
-      const { placeId } = await inside();
-      await redis.client.hset(keys.places, placeId, 'nonsense');
-      await redis.client.zadd(keys.active, 1, placeId);
-    },
-    room_failing: async () => {
-      await redis.client.del(keys.here);
-      await redis.client.set(keys.here, 'no zset');
-      await moves('room_failing');
-      const ready = await (await fetch(`http://127.0.0.1:${system.ports.metrics}/ready`)).json();
-      t.match(ready, { ready: true, failing: [/^dispatcher demo room\./] });
-      await redis.client.del(keys.here);
-      await eventually('it is well', async () => (await shownOf('room_failing')) === 0);
-    },
     connections_open: already,
     // With an origin that is away, and one that speaks WebSocket.
     origin_resting: () => movesIn('parts/tunnel.test.ts', 'origin_resting'),
