@@ -42,7 +42,7 @@ const joinIsFirst = (
   if (join === undefined) return true;
   if (entry === undefined) return false;
   // Redis was empty when it was written, so every join there is came later.
-  if (entry.kind === 'recovering') return false;
+  if (entry.kind === 'recovering' && entry.reason === 'lost') return false;
   const next = saleOf(entry);
   if (join.sale !== sale) return false;
   if (next !== undefined && next !== sale) return true;
@@ -126,7 +126,10 @@ export const eventOf = (step: Step): LedgerEvent | undefined => {
       return { kind: 'settings', atMs, version: record.version, limits: record.limits };
     case 'recovering':
       if (!areWhole(record.limits)) return undefined;
-      return { kind: 'recovering', atMs, untilMs: record.untilMs, limits: record.limits };
+      return {
+        ...{ kind: 'recovering', atMs, reason: record.reason },
+        ...{ untilMs: record.untilMs, limits: record.limits },
+      };
     case 'over':
       return { kind: 'over', atMs };
     case 'clock':

@@ -353,8 +353,9 @@ export const createLedgerWriter = (options: {
       end = next.end;
       lines.push(next.line);
       if (event.kind === 'gap' && !(event.stream === 'joins' && event.reason === 'trimmed')) isBehind = true;
-      // Either says how things stand; after a loss everything is on record again.
-      if (event.kind === 'recovering') isBehind = false;
+      // After a loss everything is on record again. Otherwise some of what is on record may not have happened: how
+      // things stand is said once all there is was read.
+      if (event.kind === 'recovering') isBehind = event.reason !== 'lost';
       if (event.kind === 'over') isOver = true;
     };
     const sign = async (): Promise<void> => {

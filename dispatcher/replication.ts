@@ -51,9 +51,20 @@ export const memoryAfter = (
 /** The memory as text without its time, so that a room in which nothing happens is not written again. */
 export const textOf = ({ atMs: _, ...memory }: RoomMemory): string => JSON.stringify(memory);
 
-/** The id in the answer to INFO replication; undefined on a replica, where it is the id of another server. */
-export const replidIn = (info: string): string | undefined =>
-  /^role:master\r?$/m.test(info) ? /^master_replid:([0-9a-f]{40})\r?$/m.exec(info)?.[1] : undefined;
+export type ReplicationId = {
+  id: string;
+  /** Of the primary that it was a replica of; empty where it was none. */
+  before: string;
+};
+
+/** The ids in the answer to INFO replication; undefined on a replica, where they are those of another server. */
+export const replicationIn = (info: string): ReplicationId | undefined => {
+  const field = (name: string) => new RegExp(`^${name}:([0-9a-f]{40})\\r?$`, 'm').exec(info)?.[1];
+  const id = field('master_replid');
+  if (!/^role:master\r?$/m.test(info) || id === undefined) return undefined;
+  const before = field('master_replid2') ?? '';
+  return { id, before: /^0+$/.test(before) ? '' : before };
+};
 
 export type Replication = {
   /**
@@ -76,7 +87,7 @@ export const createReplication = (options: {
 }): Replication => {
   const { config, redis, rooms: store, memories, turns, log, metrics } = options;
   /** The id, and the rooms that were compared with it on this connection. */
-  let replid = '';
+  let replid: ReplicationId = { id: '', before: '' };
   let checked = new Set<RoomId>();
   let askedAtMs = Number.NEGATIVE_INFINITY;
   let forbidden = false;
@@ -86,9 +97,9 @@ export const createReplication = (options: {
   });
 
   /** Undefined where INFO is forbidden or the server is no primary: then nothing is known, and nothing is done. */
-  const askReplid = async (): Promise<string | undefined> => {
+  const askReplid = async (): Promise<ReplicationId | undefined> => {
     try {
-      return replidIn(await redis.info('replication'));
+      return replicationIn(await redis.info('replication'));
     } catch (error) {
       if (!(error instanceof Error) || !/^(NOPERM|ERR unknown command)/.test(error.message)) throw error;
       if (!forbidden) log.warn('replication-unknown', { error });
@@ -101,7 +112,8 @@ export const createReplication = (options: {
     const memory = memories.get(room);
     const done = await reconcile.run(redis, roomKeys(room), {
       nowMs: '',
-      replid,
+      replid: replid.id,
+      replidBefore: replid.before,
       sale: memory?.sale ?? 0,
       head: memory?.head ?? HEAD_AT_START,
       nextNumber: memory?.nextNumber ?? 0,
@@ -124,11 +136,11 @@ export const createReplication = (options: {
       if (nowMs - askedAtMs >= CHECK_EVERY_MS && !forbidden) {
         const found = await askReplid();
         if (found === undefined) return () => true;
-        if (found !== replid) checked = new Set();
+        if (found.id !== replid.id) checked = new Set();
         replid = found;
         askedAtMs = nowMs;
       }
-      if (replid === '') return () => true;
+      if (replid.id === '') return () => true;
       for (const room of rooms)
         if (!checked.has(room)) await turns.attempt(room, 'room.reconcile', () => reconcileRoom(room));
       return (room) => checked.has(room);
@@ -148,7 +160,7 @@ export const createReplication = (options: {
         nextNumber: ofThisSale ? memory.nextNumber : 0,
         epoch: memory.epoch,
         waiting: memory.waiting ?? 0,
-        replid,
+        replid: replid.id,
         recoverySeconds: config.recoverySeconds,
         remembered: 1,
       });

@@ -18,8 +18,10 @@ export type Findings = { overshoot: number; duplicates: number; inversions: numb
 const FINISHED_MAX = 200_000;
 /** Places passed over and not back yet. Beyond this the order can no longer be judged, and is not. */
 const EXCUSED_MAX = 500_000;
-/** After a failover Redis may have forgotten what it did in the last seconds; doing it again is no fault. */
+/** After a restart or failover Redis may have forgotten what it did in the last seconds; doing it again is no fault. */
 const FORGOTTEN_MS = 10_000;
+/** Ends of the last FORGOTTEN_MS that are kept with their time; beyond this nothing of before is held against anybody. */
+const ENDED_LATELY_MAX = 50_000;
 
 type RateLimits = Pick<Limits, 'newUsersPerMinute' | 'effectiveBurst' | 'totalActiveUsers'> & {
   queueingMethod: string;
@@ -41,7 +43,7 @@ export const createWatch = (): Watch => {
   let excused = new Set<string>();
   let passed = Number.NEGATIVE_INFINITY;
   let isOrderKnown = true;
-  let forgottenFromMs = Number.POSITIVE_INFINITY;
+  let endedLately: { placeId: string; number: number; atMs: number }[] = [];
 
   const earn = (atMs: number): void => {
     if (limits === undefined) return;
@@ -58,7 +60,9 @@ export const createWatch = (): Watch => {
     units = isFirst ? next.effectiveBurst * 60_000 : Math.min(units, next.effectiveBurst * 60_000);
     unitsAtMs = atMs;
   };
-  const finish = ({ placeId, number }: Visit): void => {
+  const finish = ({ placeId, number }: Visit, atMs: number): void => {
+    endedLately.push({ placeId, number, atMs });
+    if (endedLately.length > 2 * ENDED_LATELY_MAX) endedLately = endedLately.slice(-ENDED_LATELY_MAX);
     if (inside.get(placeId)?.number === number) inside.delete(placeId);
     excused.delete(placeId);
     if (finished.size >= FINISHED_MAX) {
@@ -73,16 +77,31 @@ export const createWatch = (): Watch => {
   };
   const isDuplicate = ({ placeId, number }: Visit): boolean => {
     const held = inside.get(placeId);
-    if (held !== undefined && held.number >= number && held.atMs < forgottenFromMs) return true;
+    if (held !== undefined && held.number >= number) return true;
     return (finished.get(placeId) ?? finishedBefore.get(placeId) ?? 0) >= number;
   };
   const forget = (): void => {
+    endedLately = [];
     inside = new Map();
     finished = new Map();
     finishedBefore = new Map();
     excused = new Set();
     passed = Number.NEGATIVE_INFINITY;
     isOrderKnown = true;
+  };
+
+  /** What Redis may not know of any more: it may happen again, and whoever is inside of it takes no slot there. */
+  const forgetSince = (fromMs: number): void => {
+    for (const [placeId, { atMs }] of inside) if (atMs >= fromMs) inside.delete(placeId);
+    for (const { placeId, number, atMs } of endedLately) {
+      if (atMs < fromMs) continue;
+      for (const ends of [finished, finishedBefore]) if (ends.get(placeId) === number) ends.delete(placeId);
+    }
+    if (endedLately.length >= ENDED_LATELY_MAX) {
+      finished = new Map();
+      finishedBefore = new Map();
+    }
+    endedLately = [];
   };
 
   const promoted = (record: Extract<EntryRecord, { kind: 'promoted' }>, found: Findings): void => {
@@ -125,12 +144,12 @@ export const createWatch = (): Watch => {
             inside.delete(placeId);
             excuse(placeId);
           }
-          for (const visit of gone) finish(visit);
+          for (const visit of gone) finish(visit, record.atMs);
           break;
         }
         case 'ended':
         case 'left':
-          for (const visit of record.visits) finish(visit);
+          for (const visit of record.visits) finish(visit, record.atMs);
           break;
         case 'released':
           for (const placeId of record.places) excuse(placeId);
@@ -148,8 +167,9 @@ export const createWatch = (): Watch => {
         case 'recovering':
           adoptLimits(record.limits, record.atMs);
           units = 0;
+          if (record.reason === 'lost' || record.reason === 'older') forget();
+          else forgetSince(record.atMs - FORGOTTEN_MS);
           passed = record.head;
-          forgottenFromMs = record.atMs - FORGOTTEN_MS;
           break;
         case 'clock':
           unitsAtMs = Math.min(unitsAtMs, record.atMs);

@@ -12,6 +12,16 @@ export type Limits = {
   sale: number;
   queueingMethod: string;
 };
+/**
+ * Why Redis's data is another than before. `restart` and `failover`: the last second may be missing; `older`: more may
+ * be, it was restored from somewhere; `lost`: nothing was there, and the room was made again.
+ */
+export const recoveryReasons = ['restart', 'failover', 'older', 'lost'] as const;
+export type RecoveryReason = (typeof recoveryReasons)[number];
+/** A reason that is missing, or of a newer version: anything may be missing, and nothing is known to be gone. */
+export const recoveryReasonOf = (text: unknown): RecoveryReason =>
+  recoveryReasons.find((reason) => reason === text) ?? 'older';
+
 export type EntryRecord =
   | {
       kind: 'promoted';
@@ -28,7 +38,14 @@ export type EntryRecord =
   | { kind: 'notice'; atMs: number; id: string; text: string; level: string }
   /** `isNewSale`: the sale number was raised, and nobody of the old sale has a place. */
   | { kind: 'settings'; atMs: number; version: number; isNewSale: boolean; limits: Limits }
-  | { kind: 'recovering'; atMs: number; untilMs: number; head: number; limits: Limits }
+  | {
+      kind: 'recovering';
+      reason: RecoveryReason;
+      atMs: number;
+      untilMs: number;
+      head: number;
+      limits: Limits;
+    }
   /** A session signed before Redis lost its data was taken back. */
   | { kind: 'adopted'; atMs: number; visits: Visit[] }
   /** A session was given to another browser of its visitor: cookies with a lower serial are worth nothing. */
@@ -119,6 +136,7 @@ export const parseEntry = (flat: readonly string[]): EntryRecord | undefined => 
     case 'recovering':
       return {
         kind,
+        reason: recoveryReasonOf(fields.get('reason')),
         atMs,
         untilMs: Number(fields.get('untilMs')),
         head: Number(fields.get('head')),

@@ -6,7 +6,7 @@
 // row says how things stood. Memory is about 120 bytes for each place that waits or is inside, nothing for others.
 
 import { parsePlaceId } from '../kernel/ids.ts';
-import type { Limits } from './entries.ts';
+import { type Limits, recoveryReasonOf } from './entries.ts';
 import type { LedgerEvent, LedgerFact, LedgerVisit } from './ledger.ts';
 import { drawScore } from './visitor.ts';
 
@@ -24,6 +24,8 @@ export type LedgerSummary = {
   adoptedOverCap: number;
   gaps: { seq: number; stream: string; reason: string; records: number }[];
   losses: number;
+  /** Times Redis came back with other data than before, and the places that were known then and are not sure since. */
+  recoveries: { seq: number; reason: string; unsure: number }[];
   /** Promotions whose order was not checked, because the room let people in at random. */
   atRandom: number;
   /** Promotions that came while rate and cap could not be known. */
@@ -220,6 +222,7 @@ export const createLedgerCheck = (options: { seed: Buffer | undefined }): Ledger
     adoptedOverCap: 0,
     gaps: [],
     losses: 0,
+    recoveries: [],
     atRandom: 0,
     unmeasured: 0,
     clockWentBack: 0,
@@ -497,6 +500,19 @@ export const createLedgerCheck = (options: { seed: Buffer | undefined }): Ledger
     unended.clear();
   };
 
+  /** What was known may be so or not. */
+  const doubtAll = (): number => {
+    let count = 0;
+    places.each((index) => {
+      if (places.state(index) !== UNSURE) count += 1;
+      places.setState(index, UNSURE);
+    });
+    waiting.clear();
+    unended.clear();
+    inside = undefined;
+    return count;
+  };
+
   const takeGap = ({ stream, reason, records }: RowOf<'gap'>): undefined => {
     seen.gaps.push({ seq: row.seq, stream, reason, records });
     mayBeUnknown = true;
@@ -504,20 +520,21 @@ export const createLedgerCheck = (options: { seed: Buffer | undefined }): Ledger
     // Numbers of the lost second may have been given again.
     if (reason === 'lost') highestNumber = 0;
     if (stream === 'joins' && reason === 'trimmed') return;
-    places.each((index) => places.setState(index, UNSURE));
-    waiting.clear();
-    unended.clear();
+    doubtAll();
     limits = undefined;
-    inside = undefined;
   };
 
-  const takeRecovering = (next: Limits): undefined => {
-    // Redis was empty: from here on everything is on record again, from nobody on.
-    forgetAll();
-    seen.losses += 1;
+  const takeRecovering = ({ reason, limits: next }: RowOf<'recovering'>): undefined => {
+    if (recoveryReasonOf(reason) === 'lost') {
+      // Redis was empty: from here on everything is on record again, from nobody on.
+      forgetAll();
+      seen.losses += 1;
+      mayBeUnknown = false;
+      inside = 0;
+    }
+    // What was written down last may not have happened: in Redis's data it has not.
+    else seen.recoveries.push({ seq: row.seq, reason: recoveryReasonOf(reason), unsure: doubtAll() });
     lostBefore = true;
-    mayBeUnknown = false;
-    inside = 0;
     limits = next;
     tokens = 0;
     tokensAt = row.atMs;
@@ -544,7 +561,7 @@ export const createLedgerCheck = (options: { seed: Buffer | undefined }): Ledger
       case 'settings':
         return takeSettings(row.limits);
       case 'recovering':
-        return takeRecovering(row.limits);
+        return takeRecovering(row);
       case 'over':
         forgetAll();
         seen.isOver = true;

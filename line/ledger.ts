@@ -31,7 +31,8 @@ export type LedgerFact =
   | { kind: 'released'; places: string[] }
   | { kind: 'adopted'; visits: LedgerVisit[] }
   | { kind: 'settings'; version: number; limits: Limits }
-  | { kind: 'recovering'; untilMs: number; limits: Limits }
+  /** Rows of before there were reasons have none. */
+  | { kind: 'recovering'; reason?: string; untilMs: number; limits: Limits }
   | { kind: 'over' }
   /** Redis's clock went back from `wasMs`: time is counted from here again, so that nothing is earned twice. */
   | { kind: 'clock'; wasMs: number }
@@ -125,7 +126,7 @@ const SHAPES: Record<LedgerFact['kind'], (row: Parts) => boolean> = {
   released: (row) => arePlaces(row.places),
   adopted: (row) => areVisits(row.visits),
   settings: (row) => isCount(row.version) && isLimits(row.limits),
-  recovering: (row) => isCount(row.untilMs) && isLimits(row.limits),
+  recovering: (row) => orMissing(isText, row.reason) && isCount(row.untilMs) && isLimits(row.limits),
   over: () => true,
   clock: (row) => isCount(row.wasMs),
   gap: (row) => isText(row.stream) && isText(row.reason) && isCount(row.records),

@@ -468,6 +468,7 @@ export const reconcile = script({
   args: [
     'nowMs',
     'replid',
+    'replidBefore',
     'sale',
     'head',
     'nextNumber',

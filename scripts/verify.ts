@@ -41,6 +41,11 @@ const readKeys = async (where: string): Promise<KeySet> => {
 };
 
 const count = (value: number): string => value.toLocaleString('en-US');
+const RECOVERIES: Record<string, string> = {
+  restart: 'it was started again',
+  failover: 'a replica took over',
+  older: 'with data of some time ago',
+};
 const plural = (value: number, word: string): string => `${count(value)} ${word}${value === 1 ? '' : 's'}`;
 const when = (atMs: number): string => (atMs === 0 ? '–' : new Date(atMs).toISOString());
 
@@ -64,6 +69,10 @@ const linesOf = (
       `taken back      ${count(summary.adopted)} after a loss, ${count(summary.adoptedOverCap)} of them above the cap`,
     );
   if (summary.losses > 0) lines.push(`Redis was lost  ${plural(summary.losses, 'time')}`);
+  for (const { seq, reason, unsure } of summary.recoveries)
+    lines.push(
+      `Redis came back row ${count(seq)}: ${RECOVERIES[reason] ?? reason}; what was known of ${plural(unsure, 'place')} is not sure since`,
+    );
   for (const { seq, stream, reason, records } of summary.gaps)
     lines.push(
       `gap             row ${count(seq)}: ${records === 0 ? 'records' : plural(records, 'record')} of ${stream} ${reason === 'lost' ? 'lost by Redis' : reason === 'began' ? 'from before the ledger began' : 'trimmed before they were written'}`,

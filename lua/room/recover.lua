@@ -31,7 +31,7 @@ redis.call('HSET', roomKey, 'version', version, 'settings', settingsJson, 'effec
   'adoptedOverCapTotal', 0)
 if replid ~= '' then redis.call('HSET', roomKey, 'replid', replid) end
 if remembered == '0' then redis.call('HSET', roomKey, 'suspended', 1) end
-redis.call('XADD', entriesKey, '*', 'kind', 'recovering', 'atMs', now, 'untilMs', untilMs, 'head', head,
+redis.call('XADD', entriesKey, '*', 'kind', 'recovering', 'reason', 'lost', 'atMs', now, 'untilMs', untilMs, 'head', head,
   'newUsersPerMinute', settings.newUsersPerMinute, 'effectiveBurst', burst, 'totalActiveUsers', settings.totalActiveUsers,
   'sale', settings.sale, 'queueingMethod', settings.queueingMethod)
 return { 'recovered', epoch, untilMs }

@@ -277,6 +277,7 @@ t.test('a sale that broke a rule is told by the row, even when everything in it 
       [
         {
           kind: 'recovering',
+          reason: 'lost',
           atMs: T0 + 9000,
           untilMs: T0 + 9000,
           limits: {
@@ -462,7 +463,7 @@ t.test('every record of the streams has its row', async (t) => {
   t.equal(kindOf({ kind: 'released', ...at, places: [placeId] }), 'released');
   t.equal(kindOf({ kind: 'ended', ...at, visits, reason: 'order' }), 'ended');
   t.equal(kindOf({ kind: 'missed', ...at, visits: [], finished: visits }), 'missed');
-  t.equal(kindOf({ kind: 'recovering', ...at, untilMs: T0, head: 0, limits }), 'recovering');
+  t.equal(kindOf({ kind: 'recovering', reason: 'lost', ...at, untilMs: T0, head: 0, limits }), 'recovering');
   t.equal(kindOf({ kind: 'over', ...at }), 'over');
   t.equal(kindOf({ kind: 'clock', ...at, wasMs: T0 + 9 }), 'clock');
   t.equal(kindOf({ kind: 'superseded', ...at, visits, serial: 1 }), undefined, 'the line is as it was');

@@ -570,6 +570,7 @@ t.test(
       scripts.reconcile.run(redis, keys, {
         nowMs: T0 + 1000,
         replid,
+        replidBefore: '',
         sale: 1,
         head: 2,
         nextNumber: 7,
@@ -588,7 +589,7 @@ t.test(
     const before = await redis.hgetall(keys.room);
     t.equal(Number(before.epoch), epoch);
 
-    const done = await said(second, { nowMs: epoch - 10 });
+    const done = await said(second, { nowMs: epoch - 10, replidBefore: first });
     t.match(done, { outcome: 'recovered', reason: 'failover', epoch: epoch + 1, untilMs: epoch - 10 + 2000 });
     t.same(await said(second), { outcome: 'known' }, 'a second dispatcher changes nothing');
     t.same(await said(first), { outcome: 'known' }, 'one that lags behind changes nothing back');
@@ -603,7 +604,13 @@ t.test(
       restoredTotal: '0',
     });
     const last = (await redis.xrevrange(keys.entries, '+', '-', 'COUNT', 1))[0];
-    t.match(parseEntry(last?.[1] ?? []), { kind: 'recovering', head: 2, limits: { totalActiveUsers: 100 } });
+    t.match(parseEntry(last?.[1] ?? []), {
+      ...{ kind: 'recovering', reason: 'failover', head: 2 },
+      limits: { totalActiveUsers: 100 },
+    });
+    const restarted = await said('4'.repeat(40), { nowMs: epoch + 50, snapshotAt: T0 });
+    t.match(restarted, { outcome: 'recovered', reason: 'restart' }, 'a server that comes from no other');
+    await redis.hset(keys.room, 'replid', second, 'nextNumber', 1000007, 'epoch', epoch + 1);
     t.same((await promote(epoch + 100, 1)).outcome, 'gated');
 
     const again = await said(third, { nowMs: epoch + 5000, head: 1, snapshotAt: T0 + 5000, sale: 9 });

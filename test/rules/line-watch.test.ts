@@ -44,7 +44,14 @@ t.test('one person more than rate and burst allow is noticed', async (t) => {
     'a miss gives its token back',
   );
   t.equal(aheadOfRate([made, called(60_000, 'abc')]), 1, 'no more than the burst is saved up');
-  const recovering: EntryRecord = { kind: 'recovering', atMs: 10, untilMs: 20, head: 0, limits };
+  const recovering: EntryRecord = {
+    kind: 'recovering',
+    reason: 'lost',
+    atMs: 10,
+    untilMs: 20,
+    head: 0,
+    limits,
+  };
   t.ok(aheadOfRate([made, recovering, called(20, 'a')]) > 0.9, 'a recovery leaves nothing');
 });
 

@@ -1,7 +1,7 @@
 // Which history of Redis a room lives in, as a dispatcher sees it: what it remembers, what it reads, how often it asks.
 
 import t from 'tap';
-import { memoryAfter, replidIn, textOf } from '../../dispatcher/replication.ts';
+import { memoryAfter, replicationIn, textOf } from '../../dispatcher/replication.ts';
 import { defaultSettings } from '../../line/settings.ts';
 
 const read = (more: object = {}) => ({
@@ -40,10 +40,13 @@ t.test('a room in which nothing happens is not written again', async (t) => {
 
 t.test('the id is that of a primary; a replica carries the id of another', async (t) => {
   const id = '0123456789abcdef0123456789abcdef01234567';
-  const info = (role: string) =>
-    `# Replication\r\nrole:${role}\r\nconnected_slaves:0\r\nmaster_replid:${id}\r\nmaster_replid2:x\r\n`;
-  t.equal(replidIn(info('master')), id);
-  t.equal(replidIn(info('slave')), undefined);
-  t.equal(replidIn('role:master\r\n'), undefined);
-  t.equal(replidIn(''), undefined);
+  const info = (role: string, before: string) =>
+    `# Replication\r\nrole:${role}\r\nconnected_slaves:0\r\nmaster_replid:${id}\r\nmaster_replid2:${before}\r\n`;
+  const other = id.split('').reverse().join('');
+  t.same(replicationIn(info('master', '0'.repeat(40))), { id, before: '' });
+  t.same(replicationIn(info('master', other)), { id, before: other }, 'one that took over says from whom');
+  t.same(replicationIn(info('master', 'x')), { id, before: '' });
+  t.equal(replicationIn(info('slave', other)), undefined);
+  t.equal(replicationIn('role:master\r\n'), undefined);
+  t.equal(replicationIn(''), undefined);
 });

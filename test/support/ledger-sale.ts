@@ -129,7 +129,7 @@ export const honestSale = (seed: number, options: { steps: number; drawSeed?: Bu
     unitsAt = now;
     numbers += 1_000_000;
     lost = true;
-    events.push({ kind: 'recovering', atMs: now, untilMs: now, limits });
+    events.push({ kind: 'recovering', reason: 'lost', atMs: now, untilMs: now, limits });
     for (const one of before)
       if (dice.below(2) === 0) {
         inside.push(one);

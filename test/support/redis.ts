@@ -28,6 +28,8 @@ export type TestRedis = {
   connect(purpose: string, options?: { blocking?: boolean }): Promise<Redis>;
   /** Kills the server (-9) and starts it again on the same port and folder. */
   kill(): Promise<void>;
+  /** Ends it in order, its data written. */
+  stop(): Promise<void>;
   start(): Promise<void>;
   /** Where it keeps its append-only file. */
   folder: string;
@@ -79,18 +81,18 @@ export const startRedis = async (
     await answering(probe);
     probe.disconnect();
   };
-  const kill = async (): Promise<void> => {
+  const end = async (signal: NodeJS.Signals): Promise<void> => {
     const running = child;
     if (running === undefined || running.exitCode !== null || running.signalCode !== null) return;
     const gone = new Promise((resolve) => running.once('exit', resolve));
-    running.kill('SIGKILL');
+    running.kill(signal);
     await gone;
   };
   t.teardown(async () => {
     for (const client of clients) client.disconnect();
-    await kill();
+    await end('SIGKILL');
     rmSync(folder, { recursive: true, force: true });
   });
   await start();
-  return { url, client: await connect('test'), connect, kill, start, folder, port };
+  return { url, client: await connect('test'), connect, kill: () => end('SIGKILL'), stop: () => end('SIGTERM'), start, folder, port };
 };
