@@ -94,5 +94,14 @@ export const startRedis = async (
     rmSync(folder, { recursive: true, force: true });
   });
   await start();
-  return { url, client: await connect('test'), connect, kill: () => end('SIGKILL'), stop: () => end('SIGTERM'), start, folder, port };
+  return {
+    url,
+    client: await connect('test'),
+    connect,
+    kill: () => end('SIGKILL'),
+    stop: () => end('SIGTERM'),
+    start,
+    folder,
+    port,
+  };
 };

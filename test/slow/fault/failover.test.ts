@@ -10,6 +10,7 @@ import { roomKeys } from '../../../lua/room.ts';
 import { openStream, type TestStream } from '../../support/client.ts';
 import { eventually } from '../../support/eventually.ts';
 import type { Fan } from '../../support/fan.ts';
+import { ledgerVerifies } from '../../support/ledger-verdict.ts';
 import { inTwoSets, notInOne, readEntries, readStanding } from '../../support/line-watch.ts';
 import { startPostgres } from '../../support/postgres.ts';
 import { inParallel, joinFans, tune, untilAnswered, untilRefused, untilWell } from '../../support/sale.ts';
@@ -52,6 +53,8 @@ t.before(async () => {
   });
   t.teardown(() => stream.close());
 });
+// Whatever happened in a scenario, the record of the sale is whole and true.
+t.afterEach((t) => ledgerVerifies(t, system));
 
 const fieldsOf = async (node: Node) => {
   const [epoch, nextNumber, reason] = await node.client.hmget(

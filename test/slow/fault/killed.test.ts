@@ -9,6 +9,7 @@ import { roomKeys } from '../../../lua/room.ts';
 import { openStream, type TestStream } from '../../support/client.ts';
 import { eventually } from '../../support/eventually.ts';
 import type { Fan } from '../../support/fan.ts';
+import { ledgerVerifies } from '../../support/ledger-verdict.ts';
 import {
   aheadOfRate,
   inTwoSets,
@@ -45,6 +46,8 @@ t.before(async () => {
     fronts.push(await start('gateway,broker'));
   }
 });
+// Whatever happened in a scenario, the record of the sale is whole and true.
+t.afterEach((t) => ledgerVerifies(t, system));
 
 const openFor = (fan: Fan): Promise<TestStream> =>
   openStream(`${system.base}/v1/rooms/demo/events`, {

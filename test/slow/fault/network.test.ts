@@ -8,6 +8,7 @@ import { roomKeys } from '../../../lua/room.ts';
 import { eventually } from '../../support/eventually.ts';
 import type { Fan } from '../../support/fan.ts';
 import { type FaultProxy, startFaultProxy } from '../../support/fault-proxy.ts';
+import { ledgerVerifies } from '../../support/ledger-verdict.ts';
 import {
   aheadOfRate,
   inTwoSets,
@@ -46,6 +47,8 @@ t.before(async () => {
     system.start({ roles: 'gateway,broker', metricsPort: await takePort() }),
   ]);
 });
+// Whatever happened in a scenario, the record of the sale is whole and true.
+t.afterEach((t) => ledgerVerifies(t, system));
 
 t.test('Q1, Q24: replies lost at random instants around join, promote and claim', async (t) => {
   await tune(system, { suspended: true, newUsersPerMinute: 12_000, burst: 50, totalActiveUsers: 300 });

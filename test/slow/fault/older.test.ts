@@ -10,6 +10,7 @@ import { roomKeys } from '../../../lua/room.ts';
 import { openStream } from '../../support/client.ts';
 import { eventually } from '../../support/eventually.ts';
 import type { Fan } from '../../support/fan.ts';
+import { ledgerVerifies } from '../../support/ledger-verdict.ts';
 import { inTwoSets, notInOne, readEntries, readStanding } from '../../support/line-watch.ts';
 import { startPostgres } from '../../support/postgres.ts';
 import { startRedis } from '../../support/redis.ts';
@@ -118,5 +119,6 @@ t.test(
     t.match(counted.restoredTotal, /^(9|10)$/);
     const records = await readEntries(redis.client, keys);
     t.equal(records.filter(({ kind }) => kind === 'adopted').length, 2, 'each adoption is in the stream');
+    await ledgerVerifies(t, system);
   },
 );

@@ -11,6 +11,7 @@ import { inTwoSets, notInOne, promotedTwice, readEntries, readStanding } from '.
 import { startPostgres } from '../../support/postgres.ts';
 import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { joinFans, newFan, tune, untilAnswered, untilRefused, untilWell } from '../../support/sale.ts';
+import { ledgerVerifies } from '../../support/ledger-verdict.ts';
 import { createSystem, type System } from '../../support/system.ts';
 
 t.setTimeout(240_000);
@@ -38,6 +39,8 @@ t.before(async () => {
   await tune(system, { suspended: true });
   fans = await joinFans(system, { count: 60, from: 0 });
 });
+// Whatever happened in a scenario, the record of the sale is whole and true.
+t.afterEach((t) => ledgerVerifies(t, system));
 
 /** After each: the process lives, joins go on, everyone stands where they stood. */
 const allIsWell = async (t: Test): Promise<void> => {

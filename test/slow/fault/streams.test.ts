@@ -15,6 +15,7 @@ import type { Fan } from '../../support/fan.ts';
 import { startPostgres } from '../../support/postgres.ts';
 import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { joinFans, tune } from '../../support/sale.ts';
+import { ledgerVerifies } from '../../support/ledger-verdict.ts';
 import { createSystem, type System } from '../../support/system.ts';
 
 const FANS = Number(process.env.ANTEROOM_STREAM_FANS ?? 3000);
@@ -45,6 +46,8 @@ t.before(async () => {
   await tune(system, { suspended: true, newUsersPerMinute: 6000, totalActiveUsers: 100_000 });
   fans = await joinFans(system, { count: Math.max(FANS, STALLED + 1), from: 0 });
 });
+// Whatever happened in a scenario, the record of the sale is whole and true.
+t.afterEach((t) => ledgerVerifies(t, system));
 
 const metric = async (metricsPort: number, name: string): Promise<number> => {
   const text = await (await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).text();
