@@ -54,7 +54,11 @@ t.before(async () => {
   t.teardown(() => stream.close());
 });
 // Whatever happened in a scenario, the record of the sale is whole and true.
-t.afterEach((t) => ledgerVerifies(t, system));
+const scenario = (name: string, work: (t: Test) => Promise<void>) =>
+  t.test(name, async (t) => {
+    await work(t);
+    await ledgerVerifies(t, system);
+  });
 
 const fieldsOf = async (node: Node) => {
   const [epoch, nextNumber, reason] = await node.client.hmget(
@@ -109,7 +113,7 @@ const standsAgain = async (
   t.equal(front.exitCode, null);
 };
 
-t.test(
+scenario(
   'Q1: the primary is killed: refused for a moment, then everyone stands where they stood',
   async (t) => {
     const old = await redis.primary();
@@ -123,7 +127,7 @@ t.test(
   },
 );
 
-t.test('Q1: the primary hangs: it is left, and comes back as a replica that changes nothing', async (t) => {
+scenario('Q1: the primary hangs: it is left, and comes back as a replica that changes nothing', async (t) => {
   const old = await redis.primary();
   const before = await fieldsOf(old);
   old.pause();
@@ -144,7 +148,7 @@ t.test('Q1: the primary hangs: it is left, and comes back as a replica that chan
   );
 });
 
-t.test('a primary that no replica hears takes no writes: refused, and no place is lost', async (t) => {
+scenario('a primary that no replica hears takes no writes: refused, and no place is lost', async (t) => {
   const primary = await redis.primary();
   const before = await fieldsOf(primary);
   const replicas = await redis.replicas();

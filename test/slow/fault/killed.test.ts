@@ -2,7 +2,7 @@
 // state is in Redis, so whoever is left goes on.
 
 import type { ChildProcess } from 'node:child_process';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { takePort } from '../../../bench/ports.ts';
 import { parseRoomId } from '../../../kernel/ids.ts';
 import { roomKeys } from '../../../lua/room.ts';
@@ -47,7 +47,11 @@ t.before(async () => {
   }
 });
 // Whatever happened in a scenario, the record of the sale is whole and true.
-t.afterEach((t) => ledgerVerifies(t, system));
+const scenario = (name: string, work: (t: Test) => Promise<void>) =>
+  t.test(name, async (t) => {
+    await work(t);
+    await ledgerVerifies(t, system);
+  });
 
 const openFor = (fan: Fan): Promise<TestStream> =>
   openStream(`${system.base}/v1/rooms/demo/events`, {
@@ -64,7 +68,7 @@ const until = async (stream: TestStream, event: string): Promise<string[] | unde
   }
 };
 
-t.test(
+scenario(
   'Q8: called while their broker is dead: the first thing they hear elsewhere is their turn',
   async (t) => {
     await tune(system, { suspended: true, newUsersPerMinute: 12_000, burst: 100, totalActiveUsers: 1000 });
@@ -106,7 +110,7 @@ t.test(
   },
 );
 
-t.test(
+scenario(
   'Q1: dispatchers killed in the middle of promoting: the others go on, then nobody, then a new one',
   async (t) => {
     await tune(system, { newUsersPerMinute: 6000, burst: 20, totalActiveUsers: 5000 });

@@ -1,7 +1,7 @@
 // A bad network between every process and Redis: replies lost at random instants, cuts, latency, silence. Several
 // processes, a real line over HTTP, and at the end a recount from the sets and from the entry stream alone.
 
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { takePort } from '../../../bench/ports.ts';
 import { parseRoomId } from '../../../kernel/ids.ts';
 import { roomKeys } from '../../../lua/room.ts';
@@ -48,9 +48,13 @@ t.before(async () => {
   ]);
 });
 // Whatever happened in a scenario, the record of the sale is whole and true.
-t.afterEach((t) => ledgerVerifies(t, system));
+const scenario = (name: string, work: (t: Test) => Promise<void>) =>
+  t.test(name, async (t) => {
+    await work(t);
+    await ledgerVerifies(t, system);
+  });
 
-t.test('Q1, Q24: replies lost at random instants around join, promote and claim', async (t) => {
+scenario('Q1, Q24: replies lost at random instants around join, promote and claim', async (t) => {
   await tune(system, { suspended: true, newUsersPerMinute: 12_000, burst: 50, totalActiveUsers: 300 });
   proxy.set({ kind: 'lostReplies', chance: 0.03 });
   fans = await joinFans(system, { count: 3000, from: 0 });
@@ -91,7 +95,7 @@ t.test('Q1, Q24: replies lost at random instants around join, promote and claim'
   }
 });
 
-t.test('300 ms with 5 % loss: slow, and right', async (t) => {
+scenario('300 ms with 5 % loss: slow, and right', async (t) => {
   proxy.set({ kind: 'mixed', ms: 150, lossChance: 0.05, cutChance: 0.002 });
   const more = await joinFans(system, { count: 100, from: 5000 });
   proxy.set({ kind: 'clear' });
@@ -107,7 +111,7 @@ t.test('300 ms with 5 % loss: slow, and right', async (t) => {
   );
 });
 
-t.test(
+scenario(
   'nothing gets through: refused with Retry-After, and well again by itself when the cable is back',
   async (t) => {
     proxy.set({ kind: 'blackhole' });
@@ -125,7 +129,7 @@ t.test(
   },
 );
 
-t.test('every connection reset again and again: whoever asks again is answered', async (t) => {
+scenario('every connection reset again and again: whoever asks again is answered', async (t) => {
   proxy.set({ kind: 'cut', chance: 0.01 });
   const more = await joinFans(system, { count: 200, from: 6000 });
   for (let round = 0; round < 10; round += 1) {

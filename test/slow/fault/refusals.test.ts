@@ -7,11 +7,11 @@ import { parseRoomId } from '../../../kernel/ids.ts';
 import { roomKeys } from '../../../lua/room.ts';
 import { eventually } from '../../support/eventually.ts';
 import type { Fan } from '../../support/fan.ts';
+import { ledgerVerifies } from '../../support/ledger-verdict.ts';
 import { inTwoSets, notInOne, promotedTwice, readEntries, readStanding } from '../../support/line-watch.ts';
 import { startPostgres } from '../../support/postgres.ts';
 import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { joinFans, newFan, tune, untilAnswered, untilRefused, untilWell } from '../../support/sale.ts';
-import { ledgerVerifies } from '../../support/ledger-verdict.ts';
 import { createSystem, type System } from '../../support/system.ts';
 
 t.setTimeout(240_000);
@@ -40,7 +40,11 @@ t.before(async () => {
   fans = await joinFans(system, { count: 60, from: 0 });
 });
 // Whatever happened in a scenario, the record of the sale is whole and true.
-t.afterEach((t) => ledgerVerifies(t, system));
+const scenario = (name: string, work: (t: Test) => Promise<void>) =>
+  t.test(name, async (t) => {
+    await work(t);
+    await ledgerVerifies(t, system);
+  });
 
 /** After each: the process lives, joins go on, everyone stands where they stood. */
 const allIsWell = async (t: Test): Promise<void> => {
@@ -63,14 +67,14 @@ const allIsWell = async (t: Test): Promise<void> => {
   t.equal(exits, 0);
 };
 
-t.test('-OOM: a full Redis refuses new places and throws none away', async (t) => {
+scenario('-OOM: a full Redis refuses new places and throws none away', async (t) => {
   await redis.client.config('SET', 'maxmemory', '1');
   await untilRefused(t, system);
   await redis.client.config('SET', 'maxmemory', '0');
   await allIsWell(t);
 });
 
-t.test('-READONLY and -MASTERDOWN: a server that became a replica is not written to', async (t) => {
+scenario('-READONLY and -MASTERDOWN: a server that became a replica is not written to', async (t) => {
   const nowhere = await takePort();
   await redis.client.replicaof('127.0.0.1', nowhere);
   await untilRefused(t, system);
@@ -81,7 +85,7 @@ t.test('-READONLY and -MASTERDOWN: a server that became a replica is not written
   await allIsWell(t);
 });
 
-t.test('-LOADING: a server that reads its file back is waited for', async (t) => {
+scenario('-LOADING: a server that reads its file back is waited for', async (t) => {
   await redis.client.call('DEBUG', 'POPULATE', '3000', 'ar:test:ballast', '200');
   await redis.client.config('SET', 'loading-process-events-interval-bytes', '1024');
   await redis.client.config('SET', 'key-load-delay', '2000');
@@ -98,7 +102,7 @@ t.test('-LOADING: a server that reads its file back is waited for', async (t) =>
   await allIsWell(t);
 });
 
-t.test('-BUSY: a script that does not end stops the line and nothing else', async (t) => {
+scenario('-BUSY: a script that does not end stops the line and nothing else', async (t) => {
   await redis.client.config('SET', 'busy-reply-threshold', '100');
   const side = await redis.connect('side');
   const looping = side.eval('while true do end', 0).catch((error: Error) => error);
@@ -108,7 +112,7 @@ t.test('-BUSY: a script that does not end stops the line and nothing else', asyn
   await allIsWell(t);
 });
 
-t.test('a hang of 10 s: refused meanwhile, and well when it is over', async (t) => {
+scenario('a hang of 10 s: refused meanwhile, and well when it is over', async (t) => {
   const side = await redis.connect('side');
   const asleep = side.call('DEBUG', 'SLEEP', '10').catch((error: Error) => error);
   await untilRefused(t, system);
@@ -119,13 +123,13 @@ t.test('a hang of 10 s: refused meanwhile, and well when it is over', async (t) 
   await allIsWell(t);
 });
 
-t.test('CLIENT PAUSE: what was held is refused or done, never both', async (t) => {
+scenario('CLIENT PAUSE: what was held is refused or done, never both', async (t) => {
   await redis.client.call('CLIENT', 'PAUSE', '3000', 'ALL');
   await untilRefused(t, system);
   await allIsWell(t);
 });
 
-t.test('SCRIPT FLUSH and CLIENT KILL while people join: everyone gets a place', async (t) => {
+scenario('SCRIPT FLUSH and CLIENT KILL while people join: everyone gets a place', async (t) => {
   const joining = joinFans(system, { count: 100, from: 3000 });
   let done = false;
   const joined = joining.finally(() => {

@@ -6,16 +6,16 @@
 import type { ChildProcess } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { takePort } from '../../../bench/ports.ts';
 import { parseRoomId } from '../../../kernel/ids.ts';
 import { notice, roomKeys } from '../../../lua/room.ts';
 import { eventually } from '../../support/eventually.ts';
 import type { Fan } from '../../support/fan.ts';
+import { ledgerVerifies } from '../../support/ledger-verdict.ts';
 import { startPostgres } from '../../support/postgres.ts';
 import { startRedis, type TestRedis } from '../../support/redis.ts';
 import { joinFans, tune } from '../../support/sale.ts';
-import { ledgerVerifies } from '../../support/ledger-verdict.ts';
 import { createSystem, type System } from '../../support/system.ts';
 
 const FANS = Number(process.env.ANTEROOM_STREAM_FANS ?? 3000);
@@ -47,7 +47,11 @@ t.before(async () => {
   fans = await joinFans(system, { count: Math.max(FANS, STALLED + 1), from: 0 });
 });
 // Whatever happened in a scenario, the record of the sale is whole and true.
-t.afterEach((t) => ledgerVerifies(t, system));
+const scenario = (name: string, work: (t: Test) => Promise<void>) =>
+  t.test(name, async (t) => {
+    await work(t);
+    await ledgerVerifies(t, system);
+  });
 
 const metric = async (metricsPort: number, name: string): Promise<number> => {
   const text = await (await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).text();
@@ -96,7 +100,7 @@ const holdStream = (fan: Fan, told: { reconnectsMs: number[]; refusals: string[]
   return held;
 };
 
-t.test('P7: a deploy loses no place and spreads those who come back', async (t) => {
+scenario('P7: a deploy loses no place and spreads those who come back', async (t) => {
   const told = { reconnectsMs: [] as number[], refusals: [] as string[] };
   const held = fans.slice(0, FANS).map((fan) => holdStream(fan, told));
   t.teardown(() => {
@@ -149,7 +153,7 @@ const residentBytes = (child: ChildProcess): number => {
   return Number(kib) * 1024;
 };
 
-t.test('P4: clients that never read delay nobody, cost bounded memory and are closed', async (t) => {
+scenario('P4: clients that never read delay nobody, cost bounded memory and are closed', async (t) => {
   // All on one process of its own, so that its memory is theirs.
   for (const { child } of fronts.splice(0)) await system.end(child, 'SIGTERM');
   await startFront();
