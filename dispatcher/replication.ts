@@ -148,7 +148,10 @@ export const createReplication = (options: {
 
     async recover(room) {
       const memory = memories.get(room);
-      const row = await store.get(room);
+      // Not being able to ask for this room is its own trouble: the others are there.
+      const row = await store.get(room).catch((cause: unknown) => {
+        throw new Error('PostgreSQL cannot be asked for the settings of the room', { cause });
+      });
       if (memory === undefined || row === undefined) return;
       // What was remembered of an earlier sale says nothing about the line of this one.
       const ofThisSale = memory.sale === row.settings.sale;

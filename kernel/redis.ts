@@ -38,12 +38,15 @@ const OF_SERVER =
   /^(?:ERR )?(?:READONLY|LOADING|MASTERDOWN|NOREPLICAS|OOM|BUSY|MISCONF|CLUSTERDOWN|TRYAGAIN|NOAUTH|NOPERM|WRONGPASS)\b/;
 /** What ioredis says of a connection that is none; it has no class of its own for most of it. */
 const OF_CONNECTION =
-  /connection is (?:closed|lost)|connection lost|timed out|isn't writeable|max retries|socket|\bE[A-Z]{4,}\b/i;
+  /connection is (?:closed|lost)|connection lost|command timed out|isn't writeable|max retries per request|command aborted|sentinels are unreachable/i;
+/** Node's own: ECONNREFUSED, EPIPE, ETIMEDOUT, … */
+const isSystemError = (error: Error): boolean => 'syscall' in error && 'code' in error;
 
 /** Whether a command failed for everybody, and not because of what it was about. */
 export const isServerFault = (error: unknown): boolean => {
   if (!(error instanceof Error)) return false;
-  return error.name === 'ReplyError' ? OF_SERVER.test(error.message) : OF_CONNECTION.test(error.message);
+  if (error.name === 'ReplyError') return OF_SERVER.test(error.message);
+  return isSystemError(error) || OF_CONNECTION.test(error.message);
 };
 
 /**
