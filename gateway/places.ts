@@ -4,7 +4,7 @@
 import type { Config } from '../kernel/config.ts';
 import { Refusal } from '../kernel/errors.ts';
 import type { Request } from '../kernel/http.ts';
-import { parseRoomId, type RoomId, type VisitorId } from '../kernel/ids.ts';
+import { parseRoomId, type RoomId } from '../kernel/ids.ts';
 import type { Metrics } from '../kernel/metrics.ts';
 import { orUnavailable, type Redis } from '../kernel/redis.ts';
 import type { Tokens } from '../kernel/token.ts';
@@ -110,10 +110,11 @@ export const createPlaces = (options: {
         : await limits.takeKnown({ address, visitorId: identity.visitor, cost }),
     );
 
-  const visitorCookieOf = (visitor: VisitorId): Header[] =>
-    visitorCookies({ names, tokens, visitorDays: config.visitorDays }, visitor, view.redisNowMs());
+  const { visitorDays } = config;
   const visitorCookie = (identity: Identity): Header[] =>
-    identity.renewCookie ? visitorCookieOf(identity.visitor) : [];
+    identity.renewCookie
+      ? visitorCookies({ names, tokens, visitorDays }, identity.visitor, view.redisNowMs())
+      : [];
 
   /** The receipt of a place, as cookie and text. A draw keeps its score to itself before opening. */
   const receiptOf = (room: RoomId, snapshot: Snapshot, identity: Identity, place: HeldPlace): string =>
@@ -377,8 +378,8 @@ export const createPlaces = (options: {
           return {
             session,
             headers: [
-              // Who shows nobody is from now on who the session is of.
-              ...(identity.isNew ? visitorCookieOf(session.visitorId) : visitorCookie(identity)),
+              // Who takes it over by a receipt alone does not become its visitor: that one has orders, and other places.
+              ...visitorCookie(identity),
               setCookie(names, {
                 name: names.session(room),
                 value: signSession(tokens, session),
