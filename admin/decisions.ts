@@ -128,7 +128,10 @@ export const createDecisionRoutes = (options: {
         asked.map((room) =>
           orElse(
             () => read(room, { verdict, limit, before }),
-            () => [],
+            (error) => {
+              log.warn('decisions-unreadable', { room, error });
+              return [];
+            },
           ),
         ),
       ).then((lists) =>

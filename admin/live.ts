@@ -162,6 +162,9 @@ export const createMonitor = (options: {
     return first === undefined ? 0 : Math.max(0, now.promotedTotal - first.promotedTotal);
   };
 
+  /** Why a room could not be read, as it was said last. */
+  const told = new Map<RoomId, string>();
+
   const read = async (room: RoomId): Promise<Live | undefined> => {
     const raw = await readLive(redis, room);
     if (raw === undefined) {
@@ -169,12 +172,12 @@ export const createMonitor = (options: {
       return undefined;
     }
     const live = { ...raw, promotedLastMinute: minuteOf(room, raw) };
+    told.delete(room);
     latest.set(room, live);
     return live;
   };
 
   /** A room that cannot be read is shown as one of which nothing is known; the log says why, once. */
-  const told = new Map<RoomId, string>();
   const unreadable =
     (room: RoomId) =>
     (error: Error): undefined => {

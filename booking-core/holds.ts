@@ -4,17 +4,10 @@
 
 import { createHash } from 'node:crypto';
 import type { Config } from '../kernel/config.ts';
-import {
-  type EventId,
-  type PlaceId,
-  parseEventId,
-  parseRoomId,
-  type RoomId,
-  type VisitorId,
-} from '../kernel/ids.ts';
+import { type EventId, parseEventId, type VisitorId } from '../kernel/ids.ts';
 import type { Redis } from '../kernel/redis.ts';
 import type { Visit } from '../line/context.ts';
-import { parseSessionId } from '../line/receipt.ts';
+import { sessionIdOf } from '../line/receipt.ts';
 import { bookingKeys, type Hold, hold, parseHold, release } from '../lua/booking.ts';
 import { labelOf, type SaleEvent, type Section } from './inventory.ts';
 
@@ -23,15 +16,6 @@ export const KEEP_MS = 600_000;
 
 /** So many holds at once, then one each so often: who takes and gives back all the time keeps seats from others. */
 const PACE = { paceBurst: 10, paceMs: 6000 };
-
-/** The visit of a hold, as it stands in its entry. */
-export const visitText = ({ room, placeId, number }: Visit): string => `${room}/${placeId}.${number}`;
-export const parseVisit = (text: string): { room: RoomId; placeId: PlaceId; number: number } | undefined => {
-  const [roomText, session = ''] = text.split('/');
-  const room = parseRoomId(roomText);
-  const visit = parseSessionId(session);
-  return room === undefined || visit === undefined ? undefined : { room, ...visit };
-};
 
 /** Seats by their offsets, or any number of them together (in an area: anywhere). */
 export type Wish = { section: Section } & ({ offsets: readonly number[] } | { count: number });
@@ -70,7 +54,7 @@ export const takeHold = (
     nowMs: '',
     holdId,
     visitor: visitorId,
-    visit: visitText(visit),
+    visit: sessionIdOf(visit),
     saleVersion: event.version,
     request: fingerprintOf(wish),
     section: wish.section.id,

@@ -9,7 +9,7 @@ import type { EventId, VisitorId } from '../kernel/ids.ts';
 import type { Log } from '../kernel/log.ts';
 import { orUnavailable, type Redis } from '../kernel/redis.ts';
 import type { Sql } from '../kernel/sql.ts';
-import type { Context } from '../line/context.ts';
+import type { Visit } from '../line/context.ts';
 import { bookingKeys, type Hold, order as orderHold } from '../lua/booking.ts';
 import { renew, roomKeys } from '../lua/room.ts';
 import { eventOfHold, releaseHold } from './holds.ts';
@@ -47,7 +47,6 @@ export type OrderView = {
   expiresAt: string;
 };
 
-type Visit = NonNullable<Context['visit']>;
 type FullRow = OrderRow & { created_at: Date; expires_at: Date; seats: number[] };
 type KeyRow = { request: string; order_id: string; status: number | null; body: unknown };
 

@@ -8,9 +8,10 @@ import type { Log } from '../kernel/log.ts';
 import type { Metrics } from '../kernel/metrics.ts';
 import type { Redis } from '../kernel/redis.ts';
 import type { Sql } from '../kernel/sql.ts';
+import { parseSessionId } from '../line/receipt.ts';
 import { bookingKeys, expire, type Hold, reopen } from '../lua/booking.ts';
 import { renew, roomKeys } from '../lua/room.ts';
-import { findHold, KEEP_MS, parseVisit, releaseHold } from './holds.ts';
+import { findHold, KEEP_MS, releaseHold } from './holds.ts';
 import type { Inventory, SaleEvent } from './inventory.ts';
 import type { Outbox } from './outbox.ts';
 import type { PaymentProvider } from './payment.ts';
@@ -132,7 +133,7 @@ export const createReconciler = (options: {
    */
   const releaseFinished = async (event: SaleEvent, holds: ReadonlyMap<string, Hold>): Promise<void> => {
     const held = [...holds].flatMap(([holdId, hold]) => {
-      const visit = hold.state === 'held' ? parseVisit(hold.visit) : undefined;
+      const visit = hold.state === 'held' ? parseSessionId(hold.visit) : undefined;
       return visit === undefined ? [] : [{ holdId, hold, visit }];
     });
     const { finished } = roomKeys(event.room);

@@ -52,8 +52,9 @@ export const createHolding = (
   const { config, redis, seatsLost, metrics } = parts;
   const gone = (state: HoldState): Refusal =>
     new Refusal(state === 'confirmed' ? 'order-state' : 'hold-expired');
-  /** A hold from before the price changed, asked for again: nobody can pay for it. */
+  /** A hold from before the price changed, asked for again: nobody can pay for it. One that is being paid stays. */
   const priceChanged = async (event: SaleEvent, holdId: string, fence: Hold): Promise<Refusal> => {
+    if (fence.state !== 'held') return new Refusal('order-state');
     await orUnavailable(releaseHold(redis, event.id, { holdId, fence, cause: 'visitor' }));
     return new Refusal('price-changed');
   };
@@ -96,8 +97,8 @@ export const createHolding = (
     },
     /** Gives a hold back. One with an order stays: the order decides. */
     async release(event: EventId, holdId: string, visitors: readonly VisitorId[]): Promise<void> {
-      const hold = await orUnavailable(findHold(redis, event, holdId));
-      // Of somebody else it is refused by the script, for whoever asks.
+      // Who it is of has to be known only where the asker is several; of somebody else the script refuses it.
+      const hold = visitors.length > 1 ? await orUnavailable(findHold(redis, event, holdId)) : undefined;
       const visitorId = visitors.find((each) => each === hold?.visitorId) ?? visitors[0]!; // There is one at least.
       const { outcome, ...rest } = await orUnavailable(
         releaseHold(redis, event, { holdId, visitorId, cause: 'visitor' }),
@@ -248,7 +249,11 @@ export const addRoutes = (server: Server, parts: RouteParts & { holding: Holding
     // 200 for whatever is signed, also what we do not know: the provider must not send it again for ever. Only
     // while PostgreSQL is gone it gets a 503, because then it should.
     if (read.outcome === 'ignored') return json(200, { outcome: 'ignored' });
-    const settled = await settlement.settle(read.reference, read.charge);
+    const { outcome, amountMinor, currency } = read.charge;
+    const isWhole = outcome !== 'succeeded' || (amountMinor !== undefined && currency !== undefined);
+    // Good news without an amount is no news: the provider is asked what it took.
+    const charge = isWhole ? read.charge : await provider.lookup(read.reference);
+    const settled = await settlement.settle(read.reference, charge);
     if (settled.order !== undefined) await orders.follow(settled.order);
     return json(200, { outcome: settled.outcome });
   });

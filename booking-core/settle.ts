@@ -54,7 +54,7 @@ const endOfSession = (order: OrderRow) => ({
 
 /** A hold with an order is left alone by expiry for this long; then PostgreSQL is asked whether the order exists. */
 export const LEASE_MS = 30_000;
-/** Why a charge goes back of which the amount was not the one that was asked for. */
+/** Why a charge is refunded whose amount was not the one asked for. */
 export const AMOUNT_DIFFERS = 'amount-differs';
 const EXPIRE_MAX = 100;
 const REFUND_LEASE_S = 30;
@@ -136,11 +136,8 @@ export const createSettlement = (options: {
         return { outcome: 'unchanged', order: order.id };
       if (outcome === 'succeeded') {
         const { amountMinor, currency } = charge;
-        if (amountMinor === undefined || currency === undefined) {
-          // Good news of no amount are no news: the provider is asked what it took.
-          await tx.query('UPDATE payments SET next_check_at = clock_timestamp() WHERE id = $1', [reference]);
+        if (amountMinor === undefined || currency === undefined)
           return { outcome: 'unchanged', order: order.id };
-        }
         if (amountMinor !== payment.amount_minor || currency !== payment.currency)
           return giveBack(tx, order, { reference, amountMinor, currency });
       }

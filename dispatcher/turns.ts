@@ -26,15 +26,17 @@ export const createTurns = (options: { log: Log; metrics: Metrics; nowMs?: () =>
   const { log, metrics, nowMs = () => performance.now() } = options;
   const failing = new Map<string, Failing>();
 
+  const nameOf = (room: RoomId, command: string): string => `${room} ${command}`;
+
   const worked = (room: RoomId, command: string): void => {
-    if (!failing.delete(`${room} ${command}`)) return;
+    if (!failing.delete(nameOf(room, command))) return;
     if (![...failing.values()].some((other) => other.room === room)) metrics.set('room_failing', { room }, 0);
     log.info('room-well', { room, command });
   };
   const failed = (room: RoomId, command: string, error: unknown): void => {
-    const tries = (failing.get(`${room} ${command}`)?.tries ?? 0) + 1;
+    const tries = (failing.get(nameOf(room, command))?.tries ?? 0) + 1;
     const pauseMs = Math.min(PAUSE_MS_MAX, PAUSE_MS * 2 ** (tries - 1));
-    failing.set(`${room} ${command}`, { room, tries, untilMs: nowMs() + pauseMs });
+    failing.set(nameOf(room, command), { room, tries, untilMs: nowMs() + pauseMs });
     metrics.set('room_failing', { room }, 1);
     log.error('room-failing', {
       ...{ room, command, tries, pauseMs },
@@ -44,8 +46,8 @@ export const createTurns = (options: { log: Log; metrics: Metrics; nowMs?: () =>
 
   return {
     async attempt(room, command, work) {
-      if ((failing.get(`${room} ${command}`)?.untilMs ?? Number.NEGATIVE_INFINITY) > nowMs())
-        return undefined;
+      const waits = failing.get(nameOf(room, command));
+      if (waits !== undefined && waits.untilMs > nowMs()) return undefined;
       try {
         const done = await work();
         worked(room, command);

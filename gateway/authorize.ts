@@ -17,10 +17,9 @@ import { isPlainPath, isPlainQuery } from '../kernel/path.ts';
 import type { Tokens } from '../kernel/token.ts';
 import type { Identifier } from '../line/identify.ts';
 import type { View } from '../line/view.ts';
-import { type CookieNames, newVisitor } from '../line/visitor.ts';
+import type { CookieNames } from '../line/visitor.ts';
 import type { Admission, Admitted } from './admission.ts';
-import { createToldAgain, sessionHeaders, strangerHeaders } from './context.ts';
-import { visitorCookies } from './cookies.ts';
+import { createStrangers, createToldAgain, sessionHeaders } from './context.ts';
 import type { Limits } from './limits.ts';
 import { sessionCookie } from './passes.ts';
 import type { Header } from './places.ts';
@@ -79,19 +78,15 @@ export const createAuthorize = (options: {
   names: CookieNames;
   view: View;
 }): Handler => {
-  const { config, admission, identifier, limits, tokens, names, view } = options;
-  const { visitorDays } = config;
+  const { admission, limits, tokens, names, view } = options;
+  const strangerOf = createStrangers(options);
   const goOn = (headers: readonly Header[]): Answer => ({ status: 204, headers: [NO_STORE, ...headers] });
   const told = createToldAgain((session) => prepared(goOn(sessionHeaders(tokens, session))));
 
-  /** A room that lets everybody through. Someone without a visitor cookie is given one. */
+  /** A room that lets everybody through. */
   const tellStranger = async (request: Request, room: RoomId): Promise<Answer> => {
-    // The header may be meant for the origin, whose it is.
-    const shown = await identifier.visitorOf(request, { foreignTokens: true });
-    const visitorId = shown ?? newVisitor();
-    const cookies =
-      shown === undefined ? visitorCookies({ names, tokens, visitorDays }, visitorId, view.redisNowMs()) : [];
-    return goOn([...strangerHeaders(tokens, visitorId, room), ...cookies]);
+    const { headers, cookies } = await strangerOf(request, { room, foreignTokens: true });
+    return goOn([...headers, ...cookies]);
   };
 
   const conclude = (request: Request, original: Original, decision: Admitted): Answer | Promise<Answer> => {

@@ -1,11 +1,17 @@
 // What an origin is told about a request, whoever carries it: the signed context, and beside it what is readable
 // without a key.
 
+import type { Config } from '../kernel/config.ts';
+import type { Request } from '../kernel/http.ts';
 import type { RoomId, VisitorId } from '../kernel/ids.ts';
 import { createRecent } from '../kernel/recent.ts';
 import type { Tokens } from '../kernel/token.ts';
 import { CONTEXT_SEPARATOR, contextHeader, signContext } from '../line/context.ts';
+import type { Identifier } from '../line/identify.ts';
 import { type Session, sessionIdOf } from '../line/receipt.ts';
+import type { View } from '../line/view.ts';
+import { type CookieNames, newVisitor } from '../line/visitor.ts';
+import { visitorCookies } from './cookies.ts';
 import type { Header } from './places.ts';
 
 const headersOf = (context: string, visitorId: VisitorId, room: string, sessionId: string): Header[] => [
@@ -16,14 +22,39 @@ const headersOf = (context: string, visitorId: VisitorId, room: string, sessionI
   ['anteroom-session-id', sessionId],
 ];
 
-/** Of somebody without a session. `room` guards the address, if one does. */
-export const strangerHeaders = (tokens: Tokens, visitorId: VisitorId, room: RoomId | undefined): Header[] =>
-  headersOf(
-    signContext(tokens, room === undefined ? { visitorId } : { visitorId, room }, Date.now()),
-    visitorId,
-    room ?? '',
-    '',
-  );
+export type Strangers = (
+  request: Request,
+  at: {
+    /** That guards the address, if one does. */
+    room: RoomId | undefined;
+    /** The origin may have a sign-in of its own. */
+    foreignTokens: boolean;
+  },
+) => Promise<{ headers: Header[]; cookies: Header[] }>;
+
+/** Of somebody without a session, for the origin and for the browser: without a visitor cookie they are given one. */
+export const createStrangers = (options: {
+  config: Pick<Config, 'visitorDays'>;
+  identifier: Pick<Identifier, 'visitorOf'>;
+  tokens: Tokens;
+  names: CookieNames;
+  view: Pick<View, 'redisNowMs'>;
+}): Strangers => {
+  const { config, identifier, tokens, names, view } = options;
+  const { visitorDays } = config;
+  return async (request, { room, foreignTokens }) => {
+    const shown = await identifier.visitorOf(request, { foreignTokens });
+    const visitorId = shown ?? newVisitor();
+    const context = room === undefined ? { visitorId } : { visitorId, room };
+    return {
+      headers: headersOf(signContext(tokens, context, Date.now()), visitorId, room ?? '', ''),
+      cookies:
+        shown === undefined
+          ? visitorCookies({ names, tokens, visitorDays }, visitorId, view.redisNowMs())
+          : [],
+    };
+  };
+};
 
 /**
  * Of a session: it says by itself who asks. Where no room guards the address, one may have sessions of several rooms;

@@ -23,12 +23,11 @@ import { createOpenApi } from '../line/openapi.ts';
 import type { Session } from '../line/receipt.ts';
 import { gateStateOf, type Snapshot } from '../line/snapshot.ts';
 import type { View } from '../line/view.ts';
-import { type CookieNames, drawSeed, newVisitor } from '../line/visitor.ts';
+import { type CookieNames, drawSeed } from '../line/visitor.ts';
 import { end, roomKeys } from '../lua/room.ts';
 import { type Admitted, createAdmission } from './admission.ts';
 import { createAuthorize } from './authorize.ts';
-import { createToldAgain, sessionHeaders, strangerHeaders } from './context.ts';
-import { visitorCookies } from './cookies.ts';
+import { createStrangers, createToldAgain, sessionHeaders } from './context.ts';
 import { readFields } from './fields.ts';
 import type { Judge } from './judging.ts';
 import type { Limits } from './limits.ts';
@@ -64,7 +63,7 @@ export type GatewayOptions = {
 };
 
 export const createGateway = (options: GatewayOptions): Role => {
-  const { config, server, redis, view, tokens, identifier, names, fetcher, log, metrics } = options;
+  const { config, server, redis, view, tokens, names, fetcher, log, metrics } = options;
   const sessions = createSessions({ redis, view, tokens });
   const places = createPlaces({ ...options, sessions });
   const passes = createPasses({ ...options, places, sessions });
@@ -228,20 +227,11 @@ export const createGateway = (options: GatewayOptions): Role => {
   const NOBODY: Identity = { context: [], setCookies: [] };
   const contexts = createToldAgain<FlatHeaders>((session) => sessionHeaders(tokens, session).flat());
 
-  /** Who asks without a session, for the origin and for the browser. Without a visitor cookie they are given one. */
-  const strangerOf = async (request: Request, decision: Carried): Promise<Identity> => {
-    const { room, to, snapshot } = decision;
+  const strangers = createStrangers(options);
+  const strangerOf = async (request: Request, { room, to, snapshot }: Carried): Promise<Identity> => {
     const isOurOwn = to === 'booking-core' || snapshot?.settings.origin === 'booking-core';
-    const shown = await identifier.visitorOf(request, { foreignTokens: !isOurOwn });
-    const visitorId = shown ?? newVisitor();
-    const { visitorDays } = config;
-    return {
-      context: strangerHeaders(tokens, visitorId, room).flat(),
-      setCookies:
-        shown === undefined
-          ? visitorCookies({ names, tokens, visitorDays }, visitorId, view.redisNowMs())
-          : [],
-    };
+    const { headers, cookies } = await strangers(request, { room, foreignTokens: !isOurOwn });
+    return { context: headers.flat(), setCookies: cookies };
   };
 
   /** Who is inside. Their session says by itself who that is; whatever else they show is for nobody. */

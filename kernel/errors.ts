@@ -38,7 +38,7 @@ export const errorTable = {
   // The line
   'session-other-room': [
     403,
-    'Your session is for another waiting room. Join the one that sells this at `join`, and wait for your turn.',
+    'Your session belongs to another waiting room. Join the right one at `join`, and wait for your turn.',
   ],
   'session-required': [429, 'A waiting room guards this address. Join at `join` and wait for your turn.'],
   'admission-required': [
@@ -109,7 +109,7 @@ export const errorTable = {
   ],
   'hold-cooling': [
     429,
-    'You have taken seats many times in a short while. Keep those you have, or wait a moment before you choose again.',
+    'You have changed your seats many times in a short while. Wait a moment before you choose again.',
   ],
   'hold-missing': [404, 'There is no such hold. It may have run out; choose seats again.'],
   'hold-expired': [409, 'The hold has run out. Choose seats again.'],
@@ -121,7 +121,7 @@ export const errorTable = {
   ],
   'payment-returned': [
     402,
-    'Another amount was charged than you were shown. All of it goes back to you; your seats are kept until the hold runs out, so try again.',
+    'You were charged a different amount from the one you were shown, and all of it is being refunded. Your seats are kept until the hold runs out; try again.',
   ],
   'database-unavailable': [503, 'Orders cannot be taken for a moment. Nothing was charged; try again.', 3],
   'idempotency-conflict': [422, 'This `Idempotency-Key` was used for a different request.'],

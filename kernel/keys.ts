@@ -119,7 +119,7 @@ export const keyTable = {
     type: 'hash',
     owner: 'lua/booking',
     life: 'ten minutes beyond the end of the hold; sold ones as long as they are sold',
-    holds: 'holdId → state, fence, visitor, section, expiry, request, seats, visit',
+    holds: 'holdId → state, fence, visitor, section, expiry, request, seats, session, version of the sale',
   },
   expiries: {
     name: 'ar:b:{event}:expiries',

@@ -194,7 +194,7 @@ export const metricTable = {
   redis_up: { kind: 'gauge', help: '1 while the dispatcher reaches Redis.', labels: [] },
   recoveries_total: {
     kind: 'counter',
-    help: 'Rooms recovered, by reason: Redis lost its data, another server took over, or it came back with older data.',
+    help: 'Rooms recovered, by reason: Redis lost its data, started again, came back with older data, or another server took over.',
     labels: ['room', 'reason'],
   },
   room_failing: {
@@ -204,7 +204,7 @@ export const metricTable = {
   },
   unreadable_total: {
     kind: 'counter',
-    help: 'Places that were passed over because nobody can read what Redis says of them.',
+    help: 'Places that were skipped because their entry in Redis cannot be read.',
     labels: ['room'],
   },
   ledger_gaps_total: {
@@ -217,7 +217,7 @@ export const metricTable = {
   refunds_total: { kind: 'counter', help: 'Refunds by outcome.', labels: ['outcome'] },
   payments_open: {
     kind: 'gauge',
-    help: 'Charges of which the provider has not said what became of them, and refunds that are not done, by age: minutes (up to an hour), hours, days.',
+    help: 'Charges whose outcome the provider has not reported, and refunds that are not finished, by age: minutes (up to an hour), hours, days.',
     labels: ['what', 'age'],
   },
   drift_repaired_total: {

@@ -24,7 +24,7 @@ export type Hold = {
   request: string;
   /** Places of the seats in the section's map, ascending from 0, row separators counted. */
   offsets: number[];
-  /** `room/placeId.number` of the session that holds; empty where it is an order that does. */
+  /** The id of the session that holds (line/receipt.ts); empty where it is an order that does. */
   visit: string;
   /** The version of the event's sale, its prices first of all, that the visitor was shown. */
   saleVersion: number;

@@ -55,20 +55,18 @@ export const script = <K extends string, A extends string, O>(spec: ScriptSpec<K
     source,
     async run(redis, keys, args) {
       const flat: (string | number)[] = spec.keys.map((name) => keys[name]);
-      // Checked before the client sees them: it would fail in the middle, and take other calls of its batch along.
-      const refuse = (count: number): never => {
-        throw new RangeError(
-          `script ${spec.name} takes at most ${ARGUMENTS_MAX} arguments, not ${count}: call it in parts`,
-        );
-      };
       for (const name of spec.args) {
         // The argument record has exactly the names of `args`, with the dots taken off (ScriptArgs).
         const value = (args as Record<string, string | number | readonly (string | number)[]>)[
           name.replace('...', '')
         ];
         if (typeof value !== 'object') flat.push(value as string | number);
-        else if (value.length > ARGUMENTS_MAX) refuse(value.length);
-        else flat.push(...value);
+        else if (value.length <= ARGUMENTS_MAX) flat.push(...value);
+        // Before the client sees them: it would fail in the middle, and take other calls of its batch along.
+        else
+          throw new RangeError(
+            `script ${spec.name} takes at most ${ARGUMENTS_MAX} arguments, not ${value.length}: call it in parts`,
+          );
       }
       // createRedis has defined this command (ioredis `defineCommand`) on the client; its type cannot say so.
       const reply = await (redis as unknown as Defined)[command]!(...flat);

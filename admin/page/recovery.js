@@ -4,9 +4,10 @@
 
 import { el, formatNumber, formatWhen } from './dom.js';
 
-const REASONS = {
+export const REASONS = {
   lost: 'Redis lost its data. Places come back in their order, from the receipts that people keep.',
-  failover: 'Another Redis server took over, or the same one started again. The last second may be missing.',
+  restart: 'Redis started again, or took a new replication id. The last second may be missing.',
+  failover: 'Another Redis server took over. The last second may be missing.',
   older:
     'Redis came back with older data. Places of since then come back from receipts; some people may be called twice.',
 };

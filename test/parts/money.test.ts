@@ -123,6 +123,13 @@ t.test('a webhook counts for what it says, and is no good news without an amount
       'what was taken, for the operator to see until it is done',
     );
   }
+  const asked = booking.fan('asked');
+  const forgotten = await asked.pay(await asked.hold('standing', 1), 'late:3600');
+  await booking.restartProvider();
+  await eventually('news without an amount make it be asked, and that is what counts', async () => {
+    await tell({ reference: `p-${forgotten.body.id}`, state: 'succeeded' });
+    return (await orderOf(forgotten.body.id))?.state === 'paid';
+  });
   const { id, ...charge } = await paying('small letters');
   await tell({ ...charge, amountMinor: 3500, currency: 'eur' });
   t.equal((await orderOf(id))?.state, 'paid');
@@ -180,6 +187,18 @@ t.test('a price that changes between hold and order is refused before anything i
     async () => (await hold(`looks-${newKey()}`)).body.amountMinor === 2 * 7700,
   );
   t.match((await hold('asked-again', key)).body, { code: 'price-changed' });
+
+  // What is being paid is paid at the price it was ordered for, and is told by its order.
+  const payer = newKey();
+  const ordered = await hold('paying', payer);
+  t.equal((await booking.fan('paying').pay(String(ordered.body.id), 'late:3600')).status, 202);
+  await reprice(8800);
+  await eventually(
+    'that price is known, too',
+    async () => (await hold(`looks-${newKey()}`)).body.amountMinor === 2 * 8800,
+  );
+  t.match((await hold('paying', payer)).body, { code: 'order-state' }, 'nobody says that it was not charged');
+  t.match((await paymentsOf('paying'))[0], { amount_minor: 2 * 7700, state: 'pending' });
 });
 
 t.test('an event is never said to be unknown once it is there', async (t) => {

@@ -7,6 +7,12 @@ import { type EntryRecord, parseEntry, recoveryReasons } from '../../line/entrie
 import type { LedgerEvent } from '../../line/ledger.ts';
 import { createLedgerCheck } from '../../line/ledger-check.ts';
 
+t.test('operators are told in words why, whatever the reason', async (t) => {
+  // A script of the page: it has no types.
+  const { REASONS } = await import(new URL('../../admin/page/recovery.js', import.meta.url).href);
+  t.same(Object.keys(REASONS).sort(), [...recoveryReasons].sort());
+});
+
 const place = (name: string): string => name.padEnd(16, '_');
 const limits = {
   ...{ newUsersPerMinute: 6000, effectiveBurst: 10, totalActiveUsers: 3, sale: 1 },

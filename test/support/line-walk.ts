@@ -24,14 +24,7 @@ const T0 = 1_800_000_000_000;
 const metrics = createMetrics({ processMetrics: false });
 
 type Held = { number: number; score: number };
-type Session = {
-  number: number;
-  expiresAtMs: number;
-  startedAtMs: number;
-  epoch: number;
-  serial: number;
-  visitorId: string;
-};
+type Session = scripts.SessionTimes;
 
 /** Every place and the set it stands in; throws when one stands in two. */
 const stateOf = async (redis: Redis, id: RoomId): Promise<Map<string, { state: string; value: number }>> => {
